@@ -1,0 +1,50 @@
+"""The coupling of a macro solver with a fine scale, and of both with a surrogate.
+
+A *closure* maps gradients at points to fluxes, their tangents and a status per point (:mod:`coupling.contract`). A
+*surrogate* is a closure that also states its uncertainty, and a *gate* says at which points that is good enough
+(:mod:`coupling.gate`). The *accelerated closure* is made of a fine-scale closure, a surrogate and a gate, and is itself
+a closure, so that a solver sees no difference (:mod:`coupling.accelerated`). The *ledger* counts and times what was
+done (:mod:`coupling.ledger`), and the *conformance suite* tells whether any closure keeps the contract
+(:mod:`coupling.conformance`).
+"""
+
+from coupling.accelerated import AcceleratedClosure
+from coupling.agreement import together
+from coupling.contract import Closure, ClosureSpec, Response, Status, mandel_components, tensor_components
+from coupling.errors import (
+    ClosureError,
+    ContractError,
+    MeshError,
+    MissingPackageError,
+    ModelError,
+    RemoteRankError,
+    StepError,
+    TwoscaleError,
+)
+from coupling.gate import Gate, RangeGate, ToleranceGate
+from coupling.ledger import Ledger
+from coupling.stretch import StretchFrame
+
+__all__ = [
+    "AcceleratedClosure",
+    "Closure",
+    "ClosureError",
+    "ClosureSpec",
+    "ContractError",
+    "Gate",
+    "Ledger",
+    "MeshError",
+    "MissingPackageError",
+    "ModelError",
+    "RangeGate",
+    "RemoteRankError",
+    "Response",
+    "Status",
+    "StepError",
+    "StretchFrame",
+    "ToleranceGate",
+    "TwoscaleError",
+    "mandel_components",
+    "tensor_components",
+    "together",
+]

@@ -1,0 +1,186 @@
+"""The accelerated closure: a fine scale with a surrogate in front of it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coupling.contract import (
+    Array,
+    Closure,
+    ClosureSpec,
+    Response,
+    Status,
+    check_arguments,
+    check_response,
+    finite_rows,
+    usable,
+)
+from coupling.errors import ContractError
+from coupling.gate import Gate
+from coupling.ledger import Ledger
+
+Mode = Literal["off", "replace"]
+
+
+class AcceleratedClosure:
+    """A closure that asks the surrogate first and the fine scale where the gate does not accept the answer.
+
+    ``mode="replace"``: all points go to the surrogate in one call, those that are not accepted to the fine scale in one
+    call; they come back with the status FALLBACK where it was OK, and with uncertainty 0. ``mode="off"``: the fine
+    scale alone, exactly.
+
+    The surrogate cannot make a run fail or wrong unnoticed: a point is also served by the fine scale where the
+    surrogate's numbers are not finite or its status is not usable (whatever the gate says), and all points are where it
+    raises or answers in the wrong shape; that is entered in the ledger, and warned of.
+
+    State: rows of points that the fine scale served are the fine scale's; others are the surrogate's where it keeps the
+        state,
+    else unchanged. A fine scale with history needs a surrogate with that same history: one that does not carry the
+    state on would leave it behind at the points it serves, and a later fallback there would start from a past that
+    never was.
+
+    Ledger: counts ``closure/calls``, ``closure/points``, ``surrogate/points`` (served), ``fallback/points``,
+    ``surrogate/faults`` (calls that raised or were malformed), ``surrogate/non-finite points``; phases ``surrogate``,
+    ``fine``.
+
+    Args:
+        fine: the closure to be replaced; its specification is this closure's (symmetric where both tangents are).
+        surrogate: a closure of the same components, units and reference.
+        gate: which of the surrogate's responses are used.
+        mode: "replace" or "off".
+        ledger: where the work is entered, a new one if None.
+
+    Raises:
+        ContractError: where fine scale and surrogate do not fit; the message names the difference.
+    """
+
+    def __init__(
+        self, fine: Closure, surrogate: Closure, *, gate: Gate, mode: Mode = "replace", ledger: Ledger | None = None
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ContractError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
+        _check_fit(fine.spec, surrogate.spec)
+        self.fine, self.surrogate, self.gate = fine, surrogate, gate
+        self.ledger = Ledger() if ledger is None else ledger
+        self._mode = mode
+        symmetric = fine.spec.symmetric and (mode == "off" or surrogate.spec.symmetric)
+        self.spec = replace(fine.spec, symmetric=symmetric)
+
+    @property
+    def mode(self) -> Mode:
+        """Whether the surrogate is asked."""
+        return self._mode
+
+    def initial_state(self, n: int) -> Array | None:
+        """The fine scale's."""
+        return self.fine.initial_state(n)
+
+    def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
+        """Flux, tangent, new state and status of n points, from the surrogate where it is accepted."""
+        n = check_arguments(self.spec, gradient, state, hint)
+        self.ledger.count("closure/calls")
+        self.ledger.count("closure/points", n)
+        if self.mode == "off":
+            return self._fine(gradient, state, dt, hint)
+        answer = self._ask_surrogate(gradient, state, dt, hint)
+        if answer is None:
+            return self._fallback(gradient, state, dt, hint)
+        rejected = np.flatnonzero(~self._accepted(gradient, answer))
+        self.ledger.count("surrogate/points", n - rejected.size)
+        if answer.state is None and state is not None:
+            answer = replace(answer, state=state)
+        if not rejected.size:
+            return answer
+        if rejected.size == n:
+            return self._fallback(gradient, state, dt, hint)
+        fine = self._fallback(gradient[rejected], _rows(state, rejected), dt, _rows(hint, rejected))
+        return _merged(answer, fine, rejected)
+
+    def _fine(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
+        with self.ledger.phase("fine"):
+            return self.fine.evaluate(gradient, state, dt, hint)
+
+    def _fallback(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
+        self.ledger.count("fallback/points", len(gradient))
+        fine = self._fine(gradient, state, dt, hint)
+        status = np.where(fine.status == Status.OK, np.int8(Status.FALLBACK), fine.status)
+        return replace(fine, status=status, uncertainty=_uncertainty(fine))
+
+    def _ask_surrogate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response | None:
+        """The surrogate's response, None where it cannot be used at all."""
+        keeps_state = self.surrogate.spec.state_size > 0
+        try:
+            with self.ledger.phase("surrogate"):
+                answer = self.surrogate.evaluate(
+                    gradient, state if keeps_state else None, dt, hint if keeps_state else None
+                )
+            check_response(self.surrogate.spec, answer, len(gradient))
+        except Exception as error:  # whatever goes wrong in a surrogate, the fine scale can answer
+            self.ledger.count("surrogate/faults")
+            warnings.warn(
+                f"surrogate failed, the fine scale serves all its points: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return None
+        return answer
+
+    def _accepted(self, gradient: Array, answer: Response) -> NDArray[np.bool_]:
+        accepted = np.asarray(self.gate.accepts(gradient, answer))
+        if accepted.shape != (len(gradient),) or accepted.dtype != np.bool_:
+            raise ContractError(
+                f"{type(self.gate).__name__}.accepts must return ({len(gradient)},) booleans, got {accepted.dtype} of "
+                f"shape {accepted.shape}"
+            )
+        finite = finite_rows(answer)
+        if not finite.all():
+            self.ledger.count("surrogate/non-finite points", int((~finite & usable(answer.status)).sum()))
+        return accepted & finite & usable(answer.status)
+
+
+def _check_fit(fine: ClosureSpec, surrogate: ClosureSpec) -> None:
+    for name in ("gradient", "flux", "reference", "gradient_unit", "flux_unit"):
+        theirs, ours = getattr(surrogate, name), getattr(fine, name)
+        if theirs != ours:
+            raise ContractError(f"fine scale and surrogate differ in {name}: {ours} and {theirs}")
+    if fine.history and not surrogate.history:
+        raise ContractError(
+            "the fine scale has history and the surrogate has none: the state would be left behind at the points "
+            "it serves. Use a surrogate that carries the same state on"
+        )
+    if surrogate.history and not fine.history:
+        raise ContractError("the surrogate has history and the fine scale has none: nothing would carry its state")
+    if surrogate.state_size not in (0, fine.state_size) or (fine.history and not surrogate.state_size):
+        raise ContractError(
+            f"fine scale and surrogate keep {fine.state_size} and {surrogate.state_size} numbers per point: "
+            f"a surrogate must keep the same state as the fine scale, or none where there is no history"
+        )
+
+
+def _rows(array: Array | None, rows: NDArray[np.intp]) -> Array | None:
+    return None if array is None else array[rows]
+
+
+def _uncertainty(response: Response) -> Array:
+    return np.zeros(len(response.flux)) if response.uncertainty is None else response.uncertainty
+
+
+def _merged(answer: Response, fine: Response, rows: NDArray[np.intp]) -> Response:
+    """The surrogate's fresh answer with the fine scale's in those rows; its state may be the caller's and is copied."""
+    for into, new in ((answer.flux, fine.flux), (answer.tangent, fine.tangent), (answer.status, fine.status)):
+        into[rows] = new
+    state, energy = answer.state, None
+    if state is not None and fine.state is not None:
+        state = state.copy()
+        state[rows] = fine.state
+    if answer.uncertainty is not None:
+        answer.uncertainty[rows] = _uncertainty(fine)
+    if answer.energy is not None and fine.energy is not None:
+        energy = answer.energy
+        energy[rows] = fine.energy
+    return replace(answer, state=state, energy=energy)

@@ -1,0 +1,20 @@
+"""Closures in closed form: exact, fast, and good for trying out everything that takes a closure.
+
+They take n points at once, have exact tangents and need nothing but NumPy.
+"""
+
+from coupling.closed_forms.hyperelastic import NeoHookean, StretchNeoHookean
+from coupling.closed_forms.imperfect import ClosedFormSurrogate, FailingClosure
+from coupling.closed_forms.linear import Conduction, LinearElastic, StandardLinearSolid, isotropic_stiffness, lame
+
+__all__ = [
+    "ClosedFormSurrogate",
+    "Conduction",
+    "FailingClosure",
+    "LinearElastic",
+    "NeoHookean",
+    "StandardLinearSolid",
+    "StretchNeoHookean",
+    "isotropic_stiffness",
+    "lame",
+]

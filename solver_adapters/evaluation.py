@@ -1,0 +1,54 @@
+"""One evaluation of all closures of a problem, agreed by all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpi4py import MPI
+
+import numpy as np
+
+from coupling.agreement import together
+from coupling.contract import Array
+from coupling.ledger import Ledger
+from solver_adapters.closure_flux import ClosureFlux
+
+
+def evaluate_fluxes(fluxes: Sequence[ClosureFlux], dt: float, comm: MPI.Comm, ledger: Ledger) -> int:
+    """Bring the fluxes to the present values of their operands; number of failed points on all ranks (collective).
+
+    A closure is called where its gradients, dt or committed state changed on any rank, and then on all ranks; otherwise
+    what it answered last still holds. All closures are called even if one raises, so that ranks stay in step.
+
+    Raises:
+        Exception: what a closure raised, on its rank; RemoteRankError on the others.
+    """
+    if not fluxes:
+        return 0
+    gradients = [flux.operand_values() for flux in fluxes]
+    stale = np.array([flux.is_stale(g, dt) for flux, g in zip(fluxes, gradients, strict=True)], dtype=np.int64)
+    comm.Allreduce(MPI.IN_PLACE, stale, op=MPI.MAX)
+    errors = [_evaluate(flux, g, dt, ledger) for flux, g, s in zip(fluxes, gradients, stale, strict=True) if s]
+    ledger.count("closure/cached", len(fluxes) - len(errors))
+    raised = next((error for error in errors if error is not None), None)
+    outcome = np.array([raised is not None, sum(flux.failed for flux in fluxes)], dtype=np.int64)
+    comm.Allreduce(MPI.IN_PLACE, outcome)
+    if outcome[0]:
+        together(comm, lambda: _raise(raised))
+    return int(outcome[1])
+
+
+def _evaluate(flux: ClosureFlux, gradient: Array, dt: float, ledger: Ledger) -> Exception | None:
+    ledger.count("closure/calls")
+    ledger.count("closure/points", gradient.shape[0])
+    with ledger.phase("closure"):
+        try:
+            flux.evaluate(gradient, dt)
+        except Exception as error:  # the caller raises it on all ranks together
+            return error
+    return None
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error

@@ -1,0 +1,98 @@
+"""A direct factorisation that is done again and again for one sparsity pattern, with many right-hand sides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from petsc4py import PETSc
+
+from solver_adapters.snes import options_database
+
+Columns = NDArray[np.float64]
+
+_PREFIX = "twoscale_rve_"
+_OPTIONS = {"mat_cholmod_print": 0}  # an indefinite matrix is an ordinary event, not worth a line on stderr
+
+
+class SymmetricFactor:
+    """Factor of a symmetric matrix on one rank, whose values are overwritten in place between factorisations.
+
+    CHOLMOD is the fastest of PETSc's solvers for RVE matrices of a thousand to some ten thousand unknowns. It refuses a
+    matrix that is not positive definite (an RVE past an instability), for which an LU factorisation stands in.
+
+    Args:
+        matrix: DOLFINx ``MatrixCSR`` with block size one; its arrays are shared, not copied.
+        columns: number of right-hand sides of every solve.
+    """
+
+    def __init__(self, matrix: Any, columns: int) -> None:
+        n = len(matrix.indptr) - 1
+        index = PETSc.IntType
+        structure = matrix.indptr.astype(index), matrix.indices.astype(index)
+        self.K = PETSc.Mat().createAIJWithArrays((n, n), (*structure, matrix.data), comm=PETSc.COMM_SELF)
+        self.K.assemble()
+        self.K.setOption(PETSc.Mat.Option.SPD, True)
+        self._right, self._solution, self._product = (_dense(n, columns) for _ in range(3))
+        self._cholesky = self._preconditioner("cholesky", "cholmod")
+        self._lu: Any = None
+        self._factor: Any = None
+
+    def factorise(self) -> bool:
+        """Factorise the current values; returns whether the matrix was positive definite.
+
+        Raises:
+            ArithmeticError: the matrix is singular or not finite.
+        """
+        self.K.stateIncrease()
+        try:
+            self._factor = self._set_up(self._cholesky)
+            return True
+        except PETSc.Error:
+            pass
+        self._lu = self._lu or self._preconditioner("lu", "mumps")
+        try:
+            self._factor = self._set_up(self._lu)
+        except PETSc.Error as error:
+            raise ArithmeticError("the RVE's stiffness matrix cannot be factorised") from error
+        return False
+
+    def solve(self, right: Columns) -> Columns:
+        """Solution X (n, columns) of M X = B with the last factor M."""
+        _values(self._right)[:] = right
+        self._factor.matSolve(self._right, self._solution)
+        return _values(self._solution).copy()
+
+    def product(self, columns: Columns) -> Columns:
+        """K X (n, columns) with the current values of the matrix."""
+        _values(self._solution)[:] = columns
+        self.K.matMult(self._solution, self._product)
+        return _values(self._product)
+
+    def _preconditioner(self, kind: str, solver: str) -> Any:
+        pc = PETSc.PC().create(PETSc.COMM_SELF)
+        pc.setOperators(self.K)
+        pc.setType(kind)
+        pc.setFactorSolverType(solver)
+        pc.setOptionsPrefix(_PREFIX)
+        return pc
+
+    @staticmethod
+    def _set_up(pc: Any) -> Any:
+        with options_database(_PREFIX, _OPTIONS):  # read at the symbolic factorisation, that is in the first set-up
+            pc.setUp()
+        if pc.getFailedReason() != 0:
+            raise PETSc.Error(76)
+        return pc.getFactorMatrix()
+
+
+def _dense(n: int, columns: int) -> Any:
+    matrix = PETSc.Mat().createDense((n, columns), comm=PETSc.COMM_SELF)
+    matrix.setUp()
+    matrix.assemble()
+    return matrix
+
+
+def _values(matrix: Any) -> Columns:
+    return matrix.getDenseArray()  # type: ignore[no-any-return]

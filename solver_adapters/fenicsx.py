@@ -1,0 +1,248 @@
+"""Closures in DOLFINx forms: Newton's method with fluxes that are computed elsewhere.
+
+    F = ufl.Identity(2) + ufl.grad(u)
+    P = ClosureFlux(F, closure, dx)
+    residual = ufl.inner(P.value, ufl.grad(v)) * P.dx - ufl.inner(t, v) * ds
+    problem = MultiscaleProblem(residual, u, fluxes=[P], bcs=bcs, petsc_options_prefix="cook_")
+    load_steps(problem, apply_load, steps=8)
+
+Mesh, boundary conditions, other terms, PETSc options and the MPI launch stay the user's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from petsc4py import PETSc
+
+import numpy as np
+import ufl
+from dolfinx import fem, la
+from dolfinx.fem import petsc as fem_petsc
+
+from coupling.contract import Array
+from coupling.errors import ContractError, StepError
+from coupling.ledger import Ledger
+from solver_adapters.closure_flux import ClosureFlux, from_mandel, mandel
+from solver_adapters.evaluation import evaluate_fluxes
+from solver_adapters.load_stepping import Solved, StepRecord, load_steps
+from solver_adapters.quadrature import QuadraturePoints
+from solver_adapters.snes import REASONS, ForceScale, check_prefix, default_options, options_database
+
+__all__ = [
+    "ClosureFlux",
+    "MultiscaleProblem",
+    "QuadraturePoints",
+    "Solved",
+    "StepRecord",
+    "from_mandel",
+    "load_steps",
+    "mandel",
+]
+
+_ROUND_OFF = 16 * np.finfo(float).eps
+
+
+class MultiscaleProblem:
+    """Find u with F(u, q(g(u)); v) = 0 for all v, with closures q, by PETSc's SNES.
+
+    The Jacobian is derived from the residual: J = ∂F/∂u δu + Σ ∂F/∂q · (∂q/∂g ∂g/∂u δu), with the closures' tangents
+    ∂q/∂g. Each closure is evaluated once per Newton iterate, for all points of a rank in one call; where an iterate is
+    inadmissible for a point on any rank, the residual is NaN on all of them, so that a line search shortens its step
+    and anything else stops.
+
+    Args:
+        residual: UFL form of one test function in the space of u.
+        u: the solution, in any function space; initial guess of each solve.
+        petsc_options_prefix: prefix of this solver's PETSc options, ends in "_".
+        fluxes: the closure fluxes in the residual.
+        bcs: Dirichlet conditions; their values may change between solves.
+        petsc_options: options without prefix. They override the defaults of :mod:`solver_adapters.snes`; options given
+            on the command line or in PETSc's database override both. They do not stay in the database.
+        J: UFL form of the Jacobian in place of the derived one.
+        form_compiler_options: passed to FFCx.
+        jit_options: passed to the just-in-time compiler.
+        ledger: where counts and times are entered, by default an own one. Counts of what all ranks do together
+            ("macro/...") are entered by rank 0 only, so that ``ledger.gathered(comm)`` adds up.
+
+    Attributes:
+        snes: the PETSc solver, for monitors and further settings.
+        u: the solution.
+        fluxes: the closure fluxes.
+        bcs: the Dirichlet conditions.
+        ledger: counts and times.
+
+    Raises:
+        ContractError: the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        residual: ufl.Form,
+        u: fem.Function,
+        *,
+        petsc_options_prefix: str,
+        fluxes: Sequence[ClosureFlux] = (),
+        bcs: Sequence[fem.DirichletBC] = (),
+        petsc_options: Mapping[str, Any] | None = None,
+        J: ufl.Form | None = None,
+        form_compiler_options: Mapping[str, Any] | None = None,
+        jit_options: Mapping[str, Any] | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        check_prefix(petsc_options_prefix)
+        for flux in fluxes:
+            if not flux.appears_in(residual):
+                raise ContractError(f"flux {flux.name!r} is not in the residual: use its .value there, or leave it out")
+        self.u, self.fluxes, self.bcs = u, list(fluxes), list(bcs)
+        self.ledger = Ledger() if ledger is None else ledger
+        self.comm = u.function_space.mesh.comm
+        compiler = {"form_compiler_options": form_compiler_options, "jit_options": jit_options}
+        compiler_options: dict[str, Any] = {name: dict(given) for name, given in compiler.items() if given is not None}
+        self._residual = fem.form(residual, **compiler_options)
+        self._jacobian = fem.form(self._derived(residual) if J is None else J, **compiler_options)
+        self._r, self._mismatch = fem.Function(u.function_space), np.zeros(u.x.array.size)
+        self._owned = u.x.index_map.size_local * u.x.block_size
+        self._matrix = fem_petsc.create_matrix(self._jacobian)
+        self._x, self._b = self._matrix.createVecs()
+        self._options = (petsc_options_prefix, default_options(self.comm) | dict(petsc_options or {}))
+        self._force_scale = ForceScale()
+        self._dt = 1.0
+        self._error: Exception | None = None
+        self._failures: tuple[int, list[str]] = (0, [])
+        self.snes = self._create_snes()
+
+    @property
+    def solution(self) -> Array:
+        """Values of u on this rank, ghosts included; writable in place."""
+        values: Array = self.u.x.array
+        return values
+
+    def solve(self, dt: float = 1.0) -> Solved:
+        """Solve from the present u and the committed states over a time increment dt (collective).
+
+        Afterwards fluxes and trial states are those of the solution; they are kept until :meth:`commit`.
+
+        Raises:
+            StepError: SNES did not converge, on all ranks; u is then what it was before.
+            Exception: what a closure raised, on its rank; RemoteRankError on the others.
+        """
+        guess = self.solution.copy()
+        self._dt, self._error, self._failures = dt, None, (0, [])
+        self._force_scale.reset()
+        self._x.array_w[:] = guess[: self._owned]
+        with self.ledger.phase("step"), options_database(*self._options):
+            self.snes.solve(None, self._x)
+            solved = Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
+            self._count("macro/iterations", solved.iterations)
+            if self.snes.getConvergedReason() > 0 and self._set_iterate(self._x):
+                return solved
+        self.solution[:] = guess
+        for flux in self.fluxes:
+            flux.discard()
+        if self._error is not None:
+            raise self._error
+        raise StepError(self._explanation(solved))
+
+    def commit(self) -> None:
+        """Make the states of the last solve the committed ones."""
+        for flux in self.fluxes:
+            flux.commit()
+        self._count("macro/steps")
+
+    def close(self) -> None:
+        """Destroy the PETSc objects (collective)."""
+        for thing in (self.snes, self._matrix, self._x, self._b):
+            thing.destroy()
+
+    def _derived(self, residual: ufl.Form) -> ufl.Form:
+        du = ufl.TrialFunction(self.u.function_space)
+        shares = [flux.jacobian(residual, self.u, du) for flux in self.fluxes]
+        return sum(shares, ufl.derivative(residual, self.u, du))
+
+    def _create_snes(self) -> PETSc.SNES:
+        snes = PETSc.SNES().create(self.comm)
+        snes.setOptionsPrefix(self._options[0])
+        snes.setFunction(self._assemble_residual, self._b)
+        snes.setJacobian(self._assemble_jacobian, self._matrix, self._matrix)
+        snes.setConvergenceTest(self._force_scale)
+        _time_linear_solves(snes.ksp, self.ledger)
+        with options_database(*self._options):
+            snes.setFromOptions()
+        return snes
+
+    def _set_iterate(self, x: PETSc.Vec) -> bool:
+        """Bring u and the fluxes to an iterate; whether all points of all ranks are usable there (collective)."""
+        if self._error is not None:
+            return False
+        self.u.x.array[: self._owned] = x.array_r
+        self.u.x.scatter_forward()
+        try:
+            failed = evaluate_fluxes(self.fluxes, self._dt, self.comm, self.ledger)
+        except Exception as error:  # raised on all ranks together; kept until SNES has returned
+            self._error = error
+            return False
+        if failed:
+            self._failures = (failed, [line for flux in self.fluxes for line in flux.failures(at_most=3)])
+        return not failed
+
+    def _assemble_residual(self, snes: PETSc.SNES, x: PETSc.Vec, b: PETSc.Vec) -> None:
+        self._count("macro/residuals")
+        if not self._set_iterate(x):
+            b.set(np.nan)
+            return
+        with self.ledger.phase("assemble"):
+            r = self._r.x.array
+            r[:] = 0.0
+            fem.assemble_vector(r, self._residual)
+            if self._update_mismatch():
+                fem.apply_lifting(r, [self._jacobian], [self.bcs], [self.u.x.array], -1.0)
+            self._r.x.scatter_reverse(la.InsertMode.add)
+            b.array_w[:] = r[: self._owned]
+            self._force_scale.enter(b.norm())
+            for bc in self.bcs:
+                dofs, owned = bc.dof_indices()
+                r[dofs[:owned]] = self._mismatch[dofs[:owned]]
+            b.array_w[:] = r[: self._owned]
+
+    def _update_mismatch(self) -> bool:
+        """Set u − g at the constrained dofs; whether any is beyond round-off, so that lifting changes the residual."""
+        u = self.u.x.array
+        for bc in self.bcs:
+            bc.set(self._mismatch, u, -1.0)
+        if not self._mismatch.size:
+            return False
+        return bool(np.abs(self._mismatch).max() > _ROUND_OFF * np.abs(u).max())
+
+    def _assemble_jacobian(self, snes: PETSc.SNES, x: PETSc.Vec, A: PETSc.Mat, P: PETSc.Mat) -> None:
+        self._set_iterate(x)
+        with self.ledger.phase("assemble"):
+            P.zeroEntries()
+            fem_petsc.assemble_matrix(P, self._jacobian, self.bcs)
+            P.assemble()
+            if A != P:
+                A.assemble()
+
+    def _explanation(self, solved: Solved) -> str:
+        """Why the solve failed, the same text on all ranks (collective)."""
+        failed, lines = self._failures
+        text = f"SNES stopped with {solved.reason} after {solved.iterations} iterations"
+        if not failed:
+            return text
+        first = [line for lines_of_rank in self.comm.allgather(lines) for line in lines_of_rank][:5]
+        return "\n  ".join(
+            [f"{text}; {failed} points failed in its last inadmissible iterate, the first of them:", *first]
+        )
+
+    def _count(self, name: str, n: int = 1) -> None:
+        if self.comm.rank == 0:
+            self.ledger.count(name, n)
+
+
+def _time_linear_solves(ksp: PETSc.KSP, ledger: Ledger) -> None:
+    """Enter the time of each linear solve, factorisation included, as the phase "linear solve"."""
+    phase = ExitStack()
+    ksp.setPreSolve(lambda *_: phase.enter_context(ledger.phase("linear solve")))
+    ksp.setPostSolve(lambda *_: phase.close())

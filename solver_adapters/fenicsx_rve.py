@@ -1,0 +1,214 @@
+"""Periodic RVEs in DOLFINx as closures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from coupling.contract import Array, ClosureSpec, Response, Status, check_arguments
+from coupling.ledger import Ledger
+from solver_adapters.cell_problem import CellProblem
+from solver_adapters.energies import Energy
+from solver_adapters.factor import SymmetricFactor
+from solver_adapters.kinematics import Kinematics, Stretch
+from solver_adapters.rve_meshes import UnitCell
+
+_FACTOR_SERVES = 1e-4
+_LARGEST_REMAINDER = 1e-3
+_SMALLEST_STEP = 2.0**-8
+_MOST_ITERATIONS = 12
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """A solved RVE: where it is, how it responds, and how it would move.
+
+    Args:
+        gradient: (k,), g.
+        fluctuation: (n,), w.
+        sensitivity: (n, k), S = dw/dg = −K⁻¹L.
+        flux: (k,), condensed flux.
+        tangent: (k, k), condensed tangent.
+    """
+
+    gradient: Array
+    fluctuation: Array
+    sensitivity: Array
+    flux: Array
+    tangent: Array
+
+
+class PeriodicRVE:
+    """Closure whose flux is the average over a periodic RVE in equilibrium: W̄(g) = min_w W(g, w).
+
+    Newton's method starts from w₀ + S (g − g₀), the last equilibrium of the point and its sensitivity. With the residual
+    left at w, the correction δw = −K⁻¹r and S = −K⁻¹L, the condensed flux and tangent
+
+        T̄ = T − LᵀK⁻¹r,   ∂T̄/∂g = D − LᵀK⁻¹L
+
+    are accurate to second and first order in δw (static condensation; Miehe & Koch 2002, Arch. Appl. Mech. 72, 300–317). The
+    iteration ends when the error estimate of the condensed flux, the energy −r·δw of the correction, is below ``tolerance``
+    times the norm of the tangent in the reference state. When it diverges, the increment is cut into steps.
+
+    The closure's state is a memory of the last equilibrium (g₀, w, S): it shortens the next solve and does not change its result.
+
+    Args:
+        cell: unit cell, from :mod:`solver_adapters.rve_meshes`.
+        materials: energy density for each cell tag, from :mod:`solver_adapters.energies` or your own.
+        kinematics: kind of problem; by default finite strain in the stretch frame.
+        degree: polynomial degree of the fluctuation.
+        quadrature_degree: by default 2(degree − 1), but at least 1.
+        tolerance: permitted error of the flux relative to the reference stiffness.
+        energy: whether responses carry the energy density.
+        flux_unit: unit of the materials' moduli.
+
+    Raises:
+        MeshError: the cell is not periodic.
+        ContractError: a tag without material.
+    """
+
+    def __init__(
+        self,
+        cell: UnitCell,
+        materials: Mapping[int, Energy],
+        kinematics: Kinematics | None = None,
+        *,
+        degree: int = 2,
+        quadrature_degree: int | None = None,
+        tolerance: float = 1e-10,
+        energy: bool = False,
+        flux_unit: str = "1",
+    ) -> None:
+        self.kinematics = kinematics or Stretch()
+        self.cell = cell
+        self.ledger = Ledger()
+        self.tolerance = tolerance
+        self.description: dict[str, Any] = {
+            **cell.description,
+            "materials": {str(tag): repr(law) for tag, law in materials.items()},
+            "degree": degree,
+        }
+        quadrature = max(1, 2 * (degree - 1)) if quadrature_degree is None else quadrature_degree
+        self.problem = CellProblem(cell, materials, self.kinematics, degree=degree, quadrature_degree=quadrature)
+        self.spec: ClosureSpec = replace(
+            self.problem.spec, flux_unit=flux_unit, state_size=self.problem.spec.k + self.problem.n * (1 + self.problem.spec.k)
+        )
+        self._with_energy = energy
+        self._factor = SymmetricFactor(self.problem.K, 1 + self.spec.k)
+        self._scale = 1.0
+        self._reference = self._solve_reference()
+        self._scale = float(np.linalg.norm(self._reference.tangent))
+
+    def initial_state(self, n: int) -> Array:
+        """Memory (n, s) of n points at rest in the reference state."""
+        row = np.empty(self.spec.state_size)
+        self._remember(self._reference, row)
+        return np.tile(row, (n, 1))
+
+    def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
+        """Condensed flux and tangent at n points; a point that fails keeps its memory and says so in its status."""
+        n, k = check_arguments(self.spec, gradient, state, hint), self.spec.k
+        flux, tangent = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
+        energy = np.full(n, np.nan) if self._with_energy else None
+        memory = np.array(state)
+        status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
+        with self.ledger.phase("rve"):
+            for i in np.flatnonzero(status == Status.OK):
+                solved = self._solve(gradient[i], memory[i] if hint is None else hint[i], memory[i])
+                if solved is None:
+                    status[i] = Status.NOT_CONVERGED
+                    continue
+                flux[i], tangent[i] = solved.flux, solved.tangent
+                self._remember(solved, memory[i])
+                if energy is not None:
+                    energy[i] = self.problem.energy(solved.gradient, solved.fluctuation)
+        self.ledger.count("rve/points", n)
+        self.ledger.count("rve/failed points", int((status != Status.OK).sum()))
+        return Response(flux, tangent, status, memory, energy=energy)
+
+    def equilibrium(self, row: Array) -> tuple[Array, Any]:
+        """Gradient (k,) and fluctuation field (a DOLFINx function) of one row of a returned state, for plots and files."""
+        known = self._recall(row)
+        return known.gradient, self.problem.fluctuation(known.fluctuation)
+
+    def _solve_reference(self) -> Equilibrium:
+        k, n = self.spec.k, self.problem.n
+        rest = np.array(self.spec.reference)
+        start = Equilibrium(rest, np.zeros(n), np.zeros((n, k)), np.zeros(k), np.eye(k))
+        solved = self._newton(rest, start)
+        if solved is None:
+            raise ArithmeticError("the RVE has no equilibrium in its reference state: check moduli and mesh")
+        return solved
+
+    def _solve(self, gradient: Array, hint: Array, committed: Array) -> Equilibrium | None:
+        """Equilibrium at ``gradient``: from the hint at once, else in steps from the committed memory."""
+        solved = self._newton(gradient, self._recall(hint)) if np.isfinite(hint).all() else None
+        return solved or self._walk(gradient, self._recall(committed))
+
+    def _walk(self, gradient: Array, start: Equilibrium) -> Equilibrium | None:
+        """Equilibrium at the end of the straight path from ``start``, in steps halved where Newton fails."""
+        origin, done, step = start.gradient, 0.0, 1.0
+        while done < 1.0:
+            reached = min(1.0, done + step)
+            solved = self._newton(origin + reached * (gradient - origin), start)
+            self.ledger.count("rve/substeps")
+            if solved is not None:
+                start, done, step = solved, reached, 2 * step
+            else:
+                step /= 2
+                if step < _SMALLEST_STEP:
+                    return None
+        return start
+
+    def _newton(self, gradient: Array, start: Equilibrium) -> Equilibrium | None:
+        """Equilibrium at ``gradient``, or None where Newton's method from the predictor of ``start`` diverges."""
+        w = start.fluctuation + start.sensitivity @ (gradient - start.gradient)
+        error = np.inf
+        for _ in range(_MOST_ITERATIONS):
+            system = self.problem.linearise(gradient, w)
+            self.ledger.count("rve/newton iterations")
+            if not np.isfinite(system.right).all():
+                return None
+            try:
+                solution, condensed = self._condense(system.right, reuse=error < _FACTOR_SERVES)
+            except ArithmeticError:
+                return None
+            previous, error = error, abs(float(condensed[0, 0])) / self._scale
+            if not error < 4 * previous:
+                return None
+            w = w - solution[:, 0]
+            if error <= self.tolerance:
+                flux, tangent = system.flux - condensed[1:, 0], system.tangent - condensed[1:, 1:]
+                return Equilibrium(gradient, w, -solution[:, 1:], flux, (tangent + tangent.T) / 2)
+        return None
+
+    def _condense(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
+        """X = K⁻¹B and BᵀK⁻¹B of the columns B = [r, L].
+
+        The last factor M serves where X₀ = M⁻¹B leaves a small remainder R = B − KX₀: then X = X₀ + M⁻¹R is accurate to second
+        and BᵀK⁻¹B = X₀ᵀB + RᵀX to third order in ‖R‖/‖B‖.
+        """
+        if reuse:
+            X = self._factor.solve(B)
+            R = B - self._factor.product(X)
+            if np.linalg.norm(R[:, 1:]) <= _LARGEST_REMAINDER * np.linalg.norm(B[:, 1:]):
+                refined = X + self._factor.solve(R)
+                return refined, X.T @ B + R.T @ refined
+        self.ledger.count("rve/factorisations")
+        if not self._factor.factorise():
+            self.ledger.count("rve/indefinite stiffness")
+        X = self._factor.solve(B)
+        return X, B.T @ X
+
+    def _remember(self, known: Equilibrium, row: Array) -> None:
+        k, n = self.spec.k, self.problem.n
+        row[:k], row[k : k + n] = known.gradient, known.fluctuation
+        row[k + n :] = known.sensitivity.reshape(-1)
+
+    def _recall(self, row: Array) -> Equilibrium:
+        k, n = self.spec.k, self.problem.n
+        unknown = np.full(k, np.nan)
+        return Equilibrium(row[:k], row[k : k + n], row[k + n :].reshape(n, k), unknown, np.diag(unknown))

@@ -1,0 +1,98 @@
+"""Options and convergence of the macroscopic SNES."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from coupling.errors import ContractError
+
+REASONS: dict[int, str] = {
+    value: name for name, value in vars(PETSc.SNES.ConvergedReason).items() if isinstance(value, int)
+}
+"""Names of SNES's converged reasons by number."""
+
+
+def default_options(comm: MPI.Comm) -> dict[str, Any]:
+    """Newton with backtracking and a sparse direct solver.
+
+    The line search gives up early, because load stepping cuts back instead, which costs less than many trials.
+    snes_stol is off: a short step is no sign of equilibrium.
+    """
+    return {
+        "snes_type": "newtonls",
+        "snes_linesearch_type": "bt",
+        "snes_linesearch_max_it": 6,
+        "snes_rtol": 1e-9,
+        "snes_stol": 0.0,
+        "snes_max_it": 20,
+        "ksp_type": "preonly",
+        "pc_type": "lu",
+        "pc_factor_mat_solver_type": direct_solver(comm),
+    }
+
+
+def direct_solver(comm: MPI.Comm) -> str:
+    """A sparse LU with pivoting that this PETSc has for the communicator."""
+    preferred = ("mumps", "umfpack", "superlu") if comm.size == 1 else ("mumps", "superlu_dist")
+    return next((name for name in preferred if PETSc.Sys.hasExternalPackage(name)), "petsc")
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise ContractError unless the options prefix is usable."""
+    if not isinstance(prefix, str) or len(prefix) < 2 or not prefix.endswith("_") or prefix.startswith("-"):
+        raise ContractError(f"petsc_options_prefix must be a name that ends in '_', such as 'cook_', got {prefix!r}")
+
+
+@contextmanager
+def options_database(prefix: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Put options under the prefix into PETSc's database for the enclosed block, where the user has not set them."""
+    database = PETSc.Options()
+    added = {prefix + name: value for name, value in options.items() if not database.hasName(prefix + name)}
+    for name, value in added.items():
+        database[name] = value
+    try:
+        yield
+    finally:
+        for name in added:
+            database.delValue(name)
+
+
+class ForceScale:
+    """Convergence of a Newton iteration measured on the scale of the forces: ‖F‖ ≤ max(atol, rtol·scale).
+
+    The scale is the largest norm, over the iterates of one solve, of the residual before the rows of Dirichlet
+    conditions are replaced, that is including the reactions. PETSc's own test divides by the residual of the initial
+    guess, which a good guess makes so small that round-off never gets below. ``-snes_rtol``, ``-snes_atol`` and
+    ``-snes_stol`` are read from SNES as usual.
+    """
+
+    def __init__(self) -> None:
+        self.scale = 0.0
+
+    def reset(self) -> None:
+        """Begin a new solve."""
+        self.scale = 0.0
+
+    def enter(self, norm: float) -> None:
+        """Enter the norm of a residual with reactions."""
+        self.scale = max(self.scale, norm)
+
+    def __call__(self, snes: PETSc.SNES, iteration: int, norms: tuple[float, float, float]) -> int:
+        """SNES convergence test; norms are those of iterate, last step and residual."""
+        x, step, residual = norms
+        rtol, atol, stol, _ = snes.getTolerances()
+        reason = PETSc.SNES.ConvergedReason
+        if residual != residual:
+            return int(reason.DIVERGED_FNORM_NAN)
+        if residual <= atol:
+            return int(reason.CONVERGED_FNORM_ABS)
+        if residual <= rtol * self.scale:
+            return int(reason.CONVERGED_FNORM_RELATIVE)
+        if iteration > 0 and step < stol * x:
+            return int(reason.CONVERGED_SNORM_RELATIVE)
+        return int(reason.ITERATING)

@@ -1,0 +1,127 @@
+"""Data sets: what a closure answered at sampled stretches, with where it came from, in one safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from coupling.contract import Array, ClosureSpec
+from coupling.errors import ModelError
+from surrogates.stretch_space import StretchBox
+
+FORMAT = 1
+_ARRAYS = ("gradient", "energy", "flux", "tangent")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Energies, fluxes and tangents at n stretches.
+
+    Args:
+        spec: specification of the closure that was sampled.
+        box: the box that was sampled, the range of a surrogate trained on it.
+        gradient: U (n, k).
+        energy: Ŵ (n,), per reference volume, in the flux's unit.
+        flux: T = ∂Ŵ/∂U (n, k).
+        tangent: ∂T/∂U (n, k, k).
+        provenance: how the samples came about (RVE, closure, seed, dropped points); anything that JSON holds.
+
+    Raises:
+        ModelError: where shapes do not fit or a number is not finite.
+    """
+
+    spec: ClosureSpec
+    box: StretchBox
+    gradient: Array
+    energy: Array
+    flux: Array
+    tangent: Array
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        n, k = len(self), self.spec.k
+        shapes = {"gradient": (n, k), "energy": (n,), "flux": (n, k), "tangent": (n, k, k)}
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != np.float64:
+                raise ModelError(f"{name} of the data set must be float64 {shape}, got {array.dtype} {array.shape}")
+            if not np.isfinite(array).all():
+                raise ModelError(f"{name} of the data set has numbers that are not finite: drop those samples")
+
+    def __len__(self) -> int:
+        return len(self.gradient)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the box and the arrays, in hexadecimal."""
+        digest = hashlib.sha256(json.dumps([self.box.lower, self.box.upper]).encode())
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            digest.update(f"{name}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+        """A random part of 1 − ``fraction`` to train on, and the rest to hold out; the same for the same seed."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        held = max(1, round(fraction * len(self)))
+        return self.subset(np.sort(order[held:])), self.subset(np.sort(order[:held]))
+
+    def subset(self, index: Any) -> Dataset:
+        """The samples of an index array or slice."""
+        arrays = {name: np.ascontiguousarray(getattr(self, name)[index]) for name in _ARRAYS}
+        return Dataset(self.spec, self.box, **arrays, provenance=self.provenance)
+
+    def save(self, path: str | Path) -> None:
+        """Write one file; a file of that name is replaced at once, never half."""
+        path = Path(path)
+        card = {
+            "format": FORMAT,
+            "spec": asdict(self.spec),
+            "lower": self.box.lower,
+            "upper": self.box.upper,
+            "provenance": self.provenance,
+            "fingerprint": self.fingerprint,
+        }
+        aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        aside.write_bytes(save({n: getattr(self, n) for n in _ARRAYS}, {"card": json.dumps(card, allow_nan=False)}))
+        aside.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Dataset:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            ModelError: where the file is missing, damaged, of a newer format, or not what was saved.
+        """
+        arrays, card = _read(Path(path))
+        try:
+            if card["format"] > FORMAT:
+                raise ModelError(f"{path}: data set format {card['format']} is newer than {FORMAT}: update twoscale")
+            spec = ClosureSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["spec"].items()})
+            box = StretchBox.of(card["lower"], card["upper"])
+            dataset = cls(spec, box, **{n: arrays[n] for n in _ARRAYS}, provenance=card["provenance"])
+            expected = card["fingerprint"]
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{path}: the data set lacks or garbles {error}: sample it again") from error
+        if dataset.fingerprint != expected:
+            raise ModelError(f"{path}: fingerprint {dataset.fingerprint} differs from the recorded {expected}: file damaged")
+        return dataset
+
+
+def _read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {})["card"])  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such data set file") from error
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ModelError(f"{path} is not a whole data set file ({type(error).__name__}: {error}): sample it again") from error

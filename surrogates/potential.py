@@ -1,0 +1,58 @@
+"""What a family of energy surrogates provides: an energy with its first two derivatives, and the numbers it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from coupling.contract import Array
+from coupling.errors import ModelError
+
+
+class Potential(Protocol):
+    """An energy Ŵ(U) of stretches in Mandel form, with zero energy and zero flux in the reference state."""
+
+    @property
+    def family(self) -> str:
+        """Name of the family, which finds the class again when a model is loaded."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it evaluates."""
+        ...
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What together with the weights rebuilds the potential, for JSON."""
+        ...
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """All its numbers, float64."""
+        ...
+
+    def evaluate(self, U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Energy (n,), flux (n, k), tangent (n, k, k) at U (n, k), n > 0; valid until the next call, which reuses them."""
+        ...
+
+
+def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Check that weights are exactly the named float64 arrays of these shapes, all finite.
+
+    Raises:
+        ModelError: naming the array, what was expected and what was got.
+    """
+    if weights.keys() != shapes.keys():
+        raise ModelError(
+            f"the architecture has the arrays {sorted(shapes)}, the weights are {sorted(weights)}: the two do not belong together"
+        )
+    for name, shape in shapes.items():
+        array = weights[name]
+        if array.shape != tuple(shape) or array.dtype != np.float64:
+            raise ModelError(f"weights {name} must be float64 {tuple(shape)}, got {array.dtype} {array.shape}")
+        if not np.isfinite(array).all():
+            raise ModelError(f"weights {name} have numbers that are not finite: the training diverged or the file is damaged")

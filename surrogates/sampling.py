@@ -1,0 +1,139 @@
+"""Sampling a closure: a low-discrepancy design in a box of stretches, evaluated on all ranks of a communicator.
+
+Rotations are removed beforehand: the design lives in stretch space, so that no sample is spent on a mere change of frame.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+from scipy.stats import qmc
+
+from coupling.agreement import together
+from coupling.contract import Array, Closure, Response, Status, usable
+from coupling.errors import ClosureError, ContractError
+from surrogates.dataset import Dataset
+from surrogates.stretch_space import StretchBox, check_stretch_spec, positive_definite, stretch_reference
+
+
+@dataclass(frozen=True)
+class StretchDesign:
+    """Stretches to sample: ``points`` (n, k), all in ``box`` and positive definite, drawn with ``seed``."""
+
+    points: Array
+    box: StretchBox
+    seed: int
+
+
+def stretch_design(
+    lower: Sequence[float], upper: Sequence[float], n: int, *, seed: int, include_reference: bool = True
+) -> StretchDesign:
+    """n positive-definite stretches from a scrambled Sobol sequence in the box lower ≤ U ≤ upper.
+
+    Sobol points with Owen scrambling (Owen 1998, J. Complexity 14, 466); points of the box that are not positive definite
+    are skipped. The same arguments give the same design, and a larger n continues a smaller one.
+
+    Args:
+        lower: k lower bounds of the Mandel components, k = 3 (2D) or 6 (3D).
+        upper: k upper bounds.
+        n: number of points.
+        seed: of the scrambling.
+        include_reference: whether the first point is the identity.
+
+    Raises:
+        ContractError: where the box is not one, or nearly all of it is not positive definite.
+    """
+    box = StretchBox.of(lower, upper)
+    width = np.subtract(box.upper, box.lower)
+    sobol = qmc.Sobol(box.k, scramble=True, rng=np.random.default_rng(seed))
+    points = stretch_reference(box.k)[None] if include_reference else np.empty((0, box.k))
+    drawn = 0
+    while len(points) < n:
+        if drawn > 1000 * n + 10_000:
+            raise ContractError(f"fewer than one in 1000 stretches of the box {lower} to {upper} is positive definite: shrink it")
+        block = box.lower + sobol.random(256) * width
+        points = np.vstack((points, block[positive_definite(block)]))
+        drawn += len(block)
+    return StretchDesign(np.ascontiguousarray(points[:n]), box, seed)
+
+
+def sample(
+    closure: Closure,
+    design: StretchDesign,
+    *,
+    comm: Any,
+    dt: float = 0.0,
+    batch: int = 32,
+    provenance: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> Dataset:
+    """Evaluate a closure over a design (collective) and return the same data set on every rank.
+
+    The design is cut into batches, the same ones for every number of ranks, and the ranks take them in turn. Every point
+    starts from ``closure.initial_state``. Points that are not usable are dropped, counted in ``provenance["dropped"]`` and
+    warned about.
+
+    Args:
+        closure: from stretches to fluxes with energy; every rank passes its own, equal one.
+        design: where to evaluate it.
+        comm: the ranks that share the work.
+        dt: length of the increment.
+        batch: points per call, which is also how often the progress bar moves.
+        provenance: description of the RVE and of the closure, kept with the data.
+        progress: whether rank 0 shows a progress bar.
+
+    Raises:
+        ContractError: where the closure is not one of stretches, or gives no energy.
+        ClosureError: where no point is usable.
+    """
+    check_stretch_spec(closure.spec)
+    if closure.spec.k != design.box.k:
+        raise ContractError(f"the design has {design.box.k} components and the closure {closure.spec.k}: make one for the other")
+    starts = range(comm.rank * batch, len(design.points), comm.size * batch)
+
+    def evaluate_share() -> dict[int, Response]:
+        with Progress(disable=not (progress and comm.rank == 0), transient=True) as bar:
+            tracked = bar.track(starts, description=f"sampling {len(design.points)} points on {comm.size} ranks")
+            return {start: _evaluate(closure, design.points[start : start + batch], dt) for start in tracked}
+
+    answers: dict[int, Response] = {}
+    for share in comm.allgather(together(comm, evaluate_share)):
+        answers |= share
+    return _assemble(closure, design, [answers[start] for start in sorted(answers)], provenance or {}, comm.rank == 0)
+
+
+def _evaluate(closure: Closure, points: Array, dt: float) -> Response:
+    points = np.ascontiguousarray(points)
+    response = closure.evaluate(points, closure.initial_state(len(points)), dt)
+    if response.energy is None:
+        raise ContractError(
+            f"{type(closure).__name__} answers no energy, which an energy surrogate is trained on: return Response.energy"
+        )
+    return replace(response, state=None)
+
+
+def _assemble(
+    closure: Closure, design: StretchDesign, answers: list[Response], provenance: dict[str, Any], speaker: bool
+) -> Dataset:
+    status = np.concatenate([a.status for a in answers])
+    keep = usable(status)
+    dropped = {Status(s).message: count for s, count in sorted(Counter(status[~keep].tolist()).items())}
+    if not keep.any():
+        raise ClosureError(f"none of the {len(keep)} samples is usable ({dropped}): shrink the box {design.box}")
+    if dropped and speaker:
+        warnings.warn(f"{(~keep).sum()} of {len(keep)} samples dropped: {dropped}", stacklevel=3)
+    return Dataset(
+        replace(closure.spec, state_size=0),
+        design.box,
+        np.ascontiguousarray(design.points[keep]),
+        np.concatenate([a.energy for a in answers if a.energy is not None])[keep],
+        np.concatenate([a.flux for a in answers])[keep],
+        np.concatenate([a.tangent for a in answers])[keep],
+        provenance | {"seed": design.seed, "closure": type(closure).__name__, "asked": len(keep), "dropped": dropped},
+    )

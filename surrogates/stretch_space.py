@@ -1,0 +1,107 @@
+"""The space that energy surrogates live in: right stretches U in Mandel form, inside a box.
+
+Components (U11, U22, √2·U12) in 2D and (U11, U22, U33, √2·U23, √2·U13, √2·U12) in 3D; the reference is the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coupling.contract import Array, ClosureSpec, mandel_components
+from coupling.errors import ContractError
+
+
+def stretch_reference(k: int) -> Array:
+    """The identity in Mandel form: (1, 1, 0) for k = 3, (1, 1, 1, 0, 0, 0) for k = 6.
+
+    Raises:
+        ContractError: for any other k.
+    """
+    if k not in (3, 6):
+        raise ContractError(f"a stretch has 3 (2D) or 6 (3D) Mandel components, got {k}")
+    dim = 2 if k == 3 else 3
+    return np.array([1.0] * dim + [0.0] * (k - dim))
+
+
+def check_stretch_spec(spec: ClosureSpec) -> None:
+    """Check that a closure maps stretches U to Biot stresses T = ∂Ŵ/∂U, both in Mandel form.
+
+    Raises:
+        ContractError: naming what does not fit.
+    """
+    reference = stretch_reference(spec.k)
+    expected = mandel_components("U", 2 if spec.k == 3 else 3)
+    if spec.gradient != expected or spec.reference != tuple(reference) or not spec.symmetric:
+        raise ContractError(
+            f"an energy surrogate needs a closure of the stretch {expected} with reference {tuple(reference.tolist())} and "
+            f"a symmetric tangent, got {spec.gradient} with reference {spec.reference}, symmetric={spec.symmetric}: sample "
+            "the inner closure of the stretch frame, not the frame"
+        )
+
+
+def positive_definite(stretch: Array) -> NDArray[np.bool_]:
+    """Mask (n,) of the stretches (n, k) that are finite and positive definite (leading minors, Sylvester)."""
+    u = stretch.T
+    with np.errstate(invalid="ignore", over="ignore"):
+        if len(u) == 3:
+            minors = (u[0], u[0] * u[1] - 0.5 * u[2] ** 2)
+        else:
+            a, b, c = u[3:] * np.sqrt(0.5)
+            det = u[0] * (u[1] * u[2] - a * a) - c * (c * u[2] - a * b) + b * (c * a - u[1] * b)
+            minors = (u[0], u[0] * u[1] - c * c, det)
+        mask = np.isfinite(stretch).all(axis=1)
+        for minor in minors:
+            mask &= minor > 0.0
+    return np.asarray(mask)
+
+
+@dataclass(frozen=True)
+class StretchBox:
+    """The box lower ≤ U ≤ upper of Mandel components.
+
+    Args:
+        lower: k lower bounds.
+        upper: k upper bounds.
+
+    Raises:
+        ContractError: where the bounds do not enclose the reference stretch with some room.
+    """
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        lower, upper, reference = np.array(self.lower), np.array(self.upper), stretch_reference(len(self.lower))
+        if lower.shape != upper.shape:
+            raise ContractError(f"the box has {len(lower)} lower and {len(upper)} upper bounds: give one pair per component")
+        if not (np.isfinite(lower).all() and np.isfinite(upper).all() and (lower < upper).all()):
+            raise ContractError(f"every lower bound must be below its upper bound, got {self.lower} and {self.upper}")
+        if not ((lower <= reference) & (reference <= upper)).all():
+            raise ContractError(
+                f"the box {self.lower} to {self.upper} must contain the reference stretch {tuple(reference.tolist())}, where "
+                "energy and stress vanish"
+            )
+
+    @classmethod
+    def of(cls, lower: Sequence[float] | Array, upper: Sequence[float] | Array) -> StretchBox:
+        """The box of any two sequences of k numbers."""
+        return cls(tuple(float(v) for v in lower), tuple(float(v) for v in upper))
+
+    @property
+    def k(self) -> int:
+        """Number of Mandel components."""
+        return len(self.lower)
+
+    @property
+    def scale(self) -> Array:
+        """Largest distance of each component from the reference (k,), so that |U − I|/scale ≤ 1 in the box."""
+        reference = stretch_reference(self.k)
+        return np.maximum(np.abs(np.array(self.lower) - reference), np.abs(np.array(self.upper) - reference))
+
+    def contains(self, stretch: Array) -> NDArray[np.bool_]:
+        """Mask (n,) of the stretches (n, k) in the box, bounds included."""
+        return np.asarray(((stretch >= self.lower) & (stretch <= self.upper)).all(axis=1))
