@@ -85,6 +85,7 @@ class CellProblem:
         self.K = fem.create_matrix(self._stiffness, la.BlockMode.expanded)
 
     def _compile(self, energy: Any, v: Any, q: Any) -> None:
+        self._average = energy
         k = self.spec.k
         directions = [ufl.as_vector([float(i == j) for i in range(k)]) for j in range(k)]
         residual = ufl.derivative(energy, self.w, _column(v, 0, self.w))
@@ -96,6 +97,10 @@ class CellProblem:
         self._residual, self._flux, self._energy = fem.form(residual), fem.form(flux), fem.form(energy)
         self._stiffness = fem.form(ufl.derivative(ufl.derivative(energy, self.w), self.w))
         self._constants = cpp.fem.pack_constants(self._stiffness._cpp_object)
+
+    def residual_form(self) -> Any:
+        """The residual alone as a compiled form, for comparison and plain Newton methods."""
+        return fem.form(ufl.derivative(self._average, self.w))
 
     def linearise(self, gradient: Array, fluctuation: Array) -> Linearisation:
         """Assemble r, L, T, D and, in :attr:`K`, the stiffness at g (k,) and w (n,)."""

@@ -52,8 +52,8 @@ class ClosureFlux:
     :class:`solver_adapters.fenicsx.MultiscaleProblem` does that once per Newton iterate.
 
     Args:
-        operand: UFL expression (scalar, vector or tensor), or a list of them, with k components together in the order of
-            ``closure.spec.gradient``: one after the other, tensors row by row; for symmetric ones see :func:`mandel`.
+        operand: UFL expression (scalar, vector or tensor), or a list of them, with k components together in the order
+            of ``closure.spec.gradient``: one after the other, tensors row by row; for symmetric ones see :func:`mandel`.
         closure: any object of the closure contract.
         dx: cell measure with a quadrature degree, see :class:`QuadraturePoints`.
         shape: shape of ``value``. By default () for one flux component, the operand's own shape where that has as many

@@ -232,9 +232,8 @@ class MultiscaleProblem:
         if not failed:
             return text
         first = [line for lines_of_rank in self.comm.allgather(lines) for line in lines_of_rank][:5]
-        return "\n  ".join(
-            [f"{text}; {failed} points failed in its last inadmissible iterate, the first of them:", *first]
-        )
+        text += f"; {failed} points failed in its last inadmissible iterate, the first of them:"
+        return "\n  ".join([text, *first])
 
     def _count(self, name: str, n: int = 1) -> None:
         if self.comm.rank == 0:

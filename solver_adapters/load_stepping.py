@@ -90,7 +90,8 @@ def load_steps(
         The records of the converged steps.
 
     Raises:
-        StepError: a step of the smallest size did not converge. Solution and load are then those of the last converged
+        StepError: a step of the smallest size did not converge.
+        Exception: what else solving or loading raises. In both cases solution and load are those of the last converged
             step.
     """
     if predictor not in PREDICTORS:
@@ -102,24 +103,26 @@ def load_steps(
     converged = [(start, problem.solution.copy())]
     records: list[StepRecord] = []
     size = full
-    for target in (start + full * i if i < steps else end for i in range(1, steps + 1)):
+    for target in [start + full * i for i in range(1, steps)] + [end]:
         cutbacks = 0
         while converged[-1][0] != target:
-            load = converged[-1][0]
+            load, solution = converged[-1]
             reached = target if abs(size) >= abs(target - load) * (1 - 1e-9) else load + size
-            problem.solution[:] = _extrapolated(converged, reached)
-            apply_load(reached)
             try:
+                problem.solution[:] = _extrapolated(converged, reached)
+                apply_load(reached)
                 solved = problem.solve(duration * (reached - load) / (end - start))
-            except StepError as error:
-                cutbacks += 1
+            except Exception as error:
+                problem.solution[:] = solution
                 size = (reached - load) / 2
-                problem.solution[:] = converged[-1][1]
-                if abs(size) < smallest * (1 - 1e-9):
-                    apply_load(load)
+                if isinstance(error, StepError) and abs(size) >= smallest * (1 - 1e-9):
+                    cutbacks += 1
+                    problem.ledger.count("macro/cutbacks")
+                    continue
+                apply_load(load)
+                if isinstance(error, StepError):
                     raise StepError(_given_up(load, reached, cutbacks, smallest, error)) from error
-                problem.ledger.count("macro/cutbacks")
-                continue
+                raise
             problem.commit()
             converged = [*converged, (reached, problem.solution.copy())][-PREDICTORS[predictor] :]
             records.append(StepRecord(reached, reached - load, solved.iterations, solved.reason, cutbacks))
@@ -139,6 +142,6 @@ def _extrapolated(converged: Sequence[tuple[float, Array]], load: float) -> Arra
 
 def _given_up(load: float, reached: float, cutbacks: int, smallest: float, error: StepError) -> str:
     return (
-        f"the step from load factor {load:.6g} to {reached:.6g} did not converge, after {cutbacks - 1} cut-backs "
+        f"the step from load factor {load:.6g} to {reached:.6g} did not converge, after {cutbacks} cut-backs "
         f"(smallest step {smallest:.3g}): {error}"
     )

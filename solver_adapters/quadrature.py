@@ -83,8 +83,9 @@ def _owned_cells(domain: mesh.Mesh, dx: ufl.Measure) -> NDArray[np.int32]:
         return np.arange(owned, dtype=np.int32)
     if any(not isinstance(i, (int, np.integer)) for i in ids):
         raise ContractError(f"a closure's subdomain must be one id or a tuple of ids, got {dx.subdomain_id()!r}")
-    cells = np.unique(np.concatenate([_tagged(domain, dx.subdomain_data(), int(i)) for i in ids]))
-    return cells[cells < owned]
+    cells: NDArray[np.int32] = np.unique(np.concatenate([_tagged(domain, dx.subdomain_data(), int(i)) for i in ids]))
+    inside: NDArray[np.int32] = cells[cells < owned]
+    return inside
 
 
 def _tagged(domain: mesh.Mesh, data: Any, tag: int) -> NDArray[np.int32]:

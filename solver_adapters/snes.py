@@ -26,10 +26,10 @@ def default_options(comm: MPI.Comm) -> dict[str, Any]:
     return {
         "snes_type": "newtonls",
         "snes_linesearch_type": "bt",
-        "snes_linesearch_max_it": 6,
+        "snes_linesearch_max_it": 4,
         "snes_rtol": 1e-9,
         "snes_stol": 0.0,
-        "snes_max_it": 20,
+        "snes_max_it": 15,
         "ksp_type": "preonly",
         "pc_type": "lu",
         "pc_factor_mat_solver_type": direct_solver(comm),

@@ -47,6 +47,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         failures.append(report)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stop on every rank where one could not collect."""
+    session.testsfailed = comm.allreduce(session.testsfailed, MPI.MAX)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
     """Meet the other ranks after every test."""
@@ -88,7 +93,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
 def _enter(config: pytest.Config, rank: int, report: Any) -> None:
     """Add another rank's failure to the summary."""
     report.nodeid = f"{report.nodeid} on rank {rank}"
-    if report.location is not None:
+    if isinstance(report, pytest.TestReport):
         report.location = (*report.location[:2], f"{report.location[2]} on rank {rank}")
     stats = config.pluginmanager.get_plugin("terminalreporter").stats  # type: ignore[union-attr]
     stats.setdefault("failed" if report.when == "call" else "error", []).append(report)

@@ -1,0 +1,46 @@
+"""Timing for benchmarks: interleaved repetitions, medians, a table and a JSON file."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from coupling.files import write_atomically
+
+
+def interleaved(tasks: Mapping[str, Callable[[], Any]], *, repeats: int, calls: int = 1) -> dict[str, float]:
+    """Median seconds per call of each task, all tasks taking turns ``repeats`` times after one call to warm up."""
+    for task in tasks.values():
+        task()
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                task()
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)
+
+
+def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
+    """Write a benchmark's result with the machine it ran on, where a path is given."""
+    if path is None:
+        return
+    machine = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
+    write_atomically(path, json.dumps({"machine": machine, **result}, indent=2) + "\n")

@@ -1,0 +1,128 @@
+"""Load stepping on a scalar problem with a known path, no finite elements involved."""
+
+import numpy as np
+import pytest
+
+from coupling import ContractError, Ledger, StepError
+from solver_adapters.load_stepping import Solved, load_steps
+
+
+class Spring:
+    """x with f(x) = λ by Newton from the guess; refuses steps in λ longer than ``reach``."""
+
+    def __init__(self, f, df, reach=np.inf):
+        self.f, self.df, self.reach = f, df, reach
+        self.solution, self.ledger = np.zeros(1), Ledger()
+        self.load = self.committed_load = 0.0
+        self.guesses, self.increments, self.commits = [], [], 0
+
+    def apply(self, load):
+        self.load = load
+
+    def solve(self, dt):
+        if abs(self.load - self.committed_load) > self.reach:
+            self.solution[:] = np.nan
+            raise StepError("too far")
+        self.guesses.append(self.solution[0])
+        for iteration in range(50):
+            residual = self.f(self.solution) - self.load
+            if np.abs(residual).max() < 1e-13:
+                self.increments.append(dt)
+                return Solved(iteration, "converged")
+            self.solution -= residual / self.df(self.solution)
+        raise StepError("no convergence")
+
+    def commit(self):
+        self.committed_load, self.commits = self.load, self.commits + 1
+
+
+def cubic(reach=np.inf):
+    return Spring(lambda x: x + x**3, lambda x: 1 + 3 * x**2, reach)
+
+
+def linear(reach=np.inf):
+    return Spring(lambda x: 0.5 * x, lambda x: 0.5, reach)
+
+
+def root(reach=np.inf):
+    """x = λ² + λ, a path that quadratic extrapolation hits exactly."""
+    return Spring(lambda x: (np.sqrt(1 + 4 * x) - 1) / 2, lambda x: 1 / np.sqrt(1 + 4 * x), reach)
+
+
+@pytest.mark.parametrize("predictor", ["previous", "linear", "quadratic"])
+def test_every_full_step_is_reached_exactly(predictor):
+    problem = cubic()
+    records = load_steps(problem, problem.apply, steps=7, end=2.0, duration=5.0, predictor=predictor)
+    assert [r.load for r in records] == [*(2.0 / 7 * i for i in range(1, 7)), 2.0]
+    assert problem.solution[0] == pytest.approx(1.0, abs=1e-13)
+    assert sum(problem.increments) == pytest.approx(5.0)
+    assert problem.commits == len(records) == 7
+
+
+def test_a_failed_step_is_halved_and_grows_back():
+    problem = cubic(reach=0.3)
+    seen = []
+    records = load_steps(problem, problem.apply, steps=2, end=2.0, duration=2.0, on_step=seen.append)
+    assert problem.solution[0] == pytest.approx(1.0, abs=1e-13)
+    assert max(r.size for r in records) <= 0.3
+    assert records[0].cutbacks == 2 and records[0].size == 0.25
+    assert records[1].cutbacks == 1  # it tried to double
+    assert {1.0, 2.0} <= {r.load for r in records}
+    assert seen == records and problem.commits == len(records)
+    assert problem.ledger.counts["macro/cutbacks"] == sum(r.cutbacks for r in records)
+    np.testing.assert_allclose(problem.increments, [r.size for r in records])
+
+
+@pytest.mark.parametrize(
+    ("problem", "predictor", "exact_from"), [(linear(), "linear", 1), (root(), "quadratic", 2), (root(0.15), "quadratic", 2)]
+)
+def test_predictors_reproduce_polynomial_paths(problem, predictor, exact_from):
+    records = load_steps(problem, problem.apply, steps=4, predictor=predictor)
+    exact = [r.load / 0.5 if predictor == "linear" else r.load**2 + r.load for r in records]
+    np.testing.assert_allclose(problem.guesses[exact_from:], exact[exact_from:], rtol=1e-12)
+    assert problem.guesses[0] == 0.0
+
+
+def test_previous_solution_as_the_guess():
+    problem = linear()
+    load_steps(problem, problem.apply, steps=4, predictor="previous")
+    np.testing.assert_allclose(problem.guesses, [0.0, 0.5, 1.0, 1.5])
+
+
+def test_giving_up_restores_the_last_converged_step():
+    problem = cubic(reach=0.3)
+    problem.f = lambda x: np.where(x < 0.4, x + x**3, np.nan)
+    with pytest.raises(StepError, match=r"from load factor 0\.\d+ to 0\.\d+ .* after \d+ cut-backs .*no convergence"):
+        load_steps(problem, problem.apply, steps=4, min_step=1e-3)
+    assert 0.4 < problem.load < 0.464  # f(0.4) = 0.464
+    assert problem.load == problem.committed_load
+    assert problem.solution[0] + problem.solution[0] ** 3 == pytest.approx(problem.load, abs=1e-12)
+
+
+def test_other_errors_pass_through_and_restore_the_state():
+    problem = cubic()
+
+    def apply(load):
+        problem.apply(load)
+        if load > 0.6:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        load_steps(problem, lambda load: apply(min(load, 1.0)), steps=4)
+    assert problem.load == problem.committed_load == 0.5
+    assert problem.solution[0] + problem.solution[0] ** 3 == pytest.approx(0.5, abs=1e-12)
+
+
+def test_unloading_runs_backwards():
+    problem = cubic(reach=0.3)
+    load_steps(problem, problem.apply, steps=3)
+    records = load_steps(problem, problem.apply, steps=2, start=1.0, end=0.0)
+    assert problem.solution[0] == pytest.approx(0.0, abs=1e-12)
+    assert all(r.size < 0 for r in records)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"predictor": "cubic"}, "quadratic"), ({"steps": 0}, "steps >= 1")])
+def test_unusable_arguments_are_named(arguments, message):
+    problem = cubic()
+    with pytest.raises(ContractError, match=message):
+        load_steps(problem, problem.apply, **arguments)
