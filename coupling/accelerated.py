@@ -34,15 +34,13 @@ class AcceleratedClosure:
     call; they come back with the status FALLBACK where it was OK, and with uncertainty 0. ``mode="off"``: the fine
     scale alone, exactly.
 
-    The surrogate cannot make a run fail or wrong unnoticed: a point is also served by the fine scale where the
+    The surrogate cannot make a run fail, nor wrong unnoticed: a point is also served by the fine scale where the
     surrogate's numbers are not finite or its status is not usable (whatever the gate says), and all points are where it
-    raises or answers in the wrong shape; that is entered in the ledger, and warned of.
+    raises or answers in the wrong shape. That is entered in the ledger, and warned of.
 
-    State: rows of points that the fine scale served are the fine scale's; others are the surrogate's where it keeps the
-        state,
-    else unchanged. A fine scale with history needs a surrogate with that same history: one that does not carry the
-    state on would leave it behind at the points it serves, and a later fallback there would start from a past that
-    never was.
+    The state of a point is the fine scale's where that served it, else the surrogate's where it keeps one, else
+    unchanged. A fine scale with history needs a surrogate with that same history: one that does not carry the state on
+    would leave it behind at the points it serves, and a later fallback there would start from a past that never was.
 
     Ledger: counts ``closure/calls``, ``closure/points``, ``surrogate/points`` (served), ``fallback/points``,
     ``surrogate/faults`` (calls that raised or were malformed), ``surrogate/non-finite points``; phases ``surrogate``,

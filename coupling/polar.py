@@ -52,6 +52,15 @@ def admissible(F: Array) -> NDArray[np.bool_]:
     return np.asarray((det > 0.0) & np.isfinite(det))
 
 
+def positive_definite(u: Array) -> NDArray[np.bool_]:
+    """Where the symmetric tensors u (n, k), in Mandel form, are finite and positive definite (Sylvester's criterion)."""
+    dim = {3: 2, 6: 3}[u.shape[1]]
+    with np.errstate(invalid="ignore", over="ignore"):
+        U = u @ mandel_basis(dim).reshape(u.shape[1], dim * dim)
+        minor = U[:, 0] * U[:, dim + 1] - U[:, 1] ** 2
+    return np.asarray(admissible(U) & (U[:, 0] > 0.0) & (minor > 0.0))
+
+
 def polar(F: Array) -> tuple[Array, Array]:
     """Rotation and right stretch, F = R U with Rᵀ R = 1, det R = 1 and U symmetric positive definite.
 

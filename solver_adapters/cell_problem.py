@@ -62,6 +62,7 @@ class CellProblem:
         degree: int,
         quadrature_degree: int,
     ) -> None:
+        self.quadrature_degree = quadrature_degree
         missing = sorted(set(np.unique(cell.tags.values).tolist()) - set(materials))
         if missing:
             raise ContractError(f"cells with tag {missing} have no material, only tags {sorted(materials)} have one")
@@ -125,7 +126,7 @@ class CellProblem:
         coefficients = self._pack(gradient, fluctuation)
         return float(cpp.fem.assemble_scalar(self._energy._cpp_object, self._constants, coefficients))
 
-    def fluctuation(self, values: Array) -> Any:
+    def full_function(self, values: Array) -> Any:
         """Function of the ordinary Lagrange space that equals the periodic fluctuation with values (n,)."""
         function = fem.Function(self.full_space)
         bs = self.full_space.dofmap.bs

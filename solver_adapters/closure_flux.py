@@ -15,31 +15,6 @@ from coupling.contract import Array, Closure, Response, Status
 from coupling.errors import ContractError
 from solver_adapters.quadrature import QuadraturePoints
 
-_MANDEL_PAIRS = {1: ((0, 0),), 2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))}
-
-
-def mandel(tensor: Any) -> Any:
-    """Mandel vector of a symmetric UFL tensor: (11, 22, √2·12) in 2D, (11, 22, 33, √2·23, √2·13, √2·12) in 3D.
-
-    The upper triangle is read. Scalar products are kept: mandel(A)·mandel(B) = A : B.
-    """
-    dim = tensor.ufl_shape[0] if len(set(tensor.ufl_shape)) == 1 and len(tensor.ufl_shape) == 2 else 0
-    if dim not in _MANDEL_PAIRS:
-        raise ContractError(f"mandel() needs a square tensor of dimension 1 to 3, got shape {tensor.ufl_shape}")
-    return ufl.as_vector([tensor[i, j] * (1.0 if i == j else np.sqrt(2.0)) for i, j in _MANDEL_PAIRS[dim]])
-
-
-def from_mandel(vector: Any) -> Any:
-    """Symmetric UFL tensor of a Mandel vector of length 1, 3 or 6; the inverse of :func:`mandel`."""
-    dim = {(1,): 1, (3,): 2, (6,): 3}.get(vector.ufl_shape, 0)
-    if dim == 0:
-        raise ContractError(f"from_mandel() needs a vector of length 1, 3 or 6, got shape {vector.ufl_shape}")
-    row = {pair: a for a, pair in enumerate(_MANDEL_PAIRS[dim])}
-    entry = [
-        [vector[row[min(i, j), max(i, j)]] / (1.0 if i == j else np.sqrt(2.0)) for j in range(dim)] for i in range(dim)
-    ]
-    return ufl.as_tensor(entry)
-
 
 class ClosureFlux:
     """The flux q(g) of a closure as a UFL expression, with g any UFL operand: put ``value`` where the flux stood.
@@ -53,7 +28,7 @@ class ClosureFlux:
 
     Args:
         operand: UFL expression (scalar, vector or tensor), or a list of them, with k components together in the order
-            of ``closure.spec.gradient``: one after the other, tensors row by row; for symmetric ones see :func:`mandel`.
+            of ``closure.spec.gradient``: one after the other, tensors row by row; symmetric ones by :func:`solver_adapters.mandel.mandel`.
         closure: any object of the closure contract.
         dx: cell measure with a quadrature degree, see :class:`QuadraturePoints`.
         shape: shape of ``value``. By default () for one flux component, the operand's own shape where that has as many
@@ -66,8 +41,7 @@ class ClosureFlux:
         dx: the measure.
         points: the quadrature points.
         state: committed state (n, s) of the points, None where the closure has none.
-        response: what the closure answered last, None before the first evaluation.
-        gradient: the gradients (n, k) it answered for.
+        gradient: gradients (n, k) that flux and tangent belong to, None where there are none.
         failed: number of points of this rank that failed then.
 
     Raises:
@@ -100,11 +74,18 @@ class ClosureFlux:
         self.vector = self._flux
         self.value = _shaped(self._flux, _default_shape(spec.m, parts) if shape is None else shape)
         self.state = closure.initial_state(self.points.n)
-        self.response: Response | None = None
+        self._response: Response | None = None
         self.gradient: Array | None = None
         self.failed = 0
         self._dt = np.nan
         self._hint: Array | None = None
+
+    @property
+    def response(self) -> Response:
+        """What the closure answered last, since the last failed solve."""
+        if self._response is None:
+            raise ContractError(f"{self.name!r} has not been evaluated: solve a step first")
+        return self._response
 
     def jacobian(self, residual: ufl.Form, u: fem.Function, du: Any) -> ufl.Form:
         """Share of the flux in the derivative of a form: ∂R/∂q · (∂q/∂g ∂g/∂u δu)."""
@@ -129,9 +110,9 @@ class ClosureFlux:
 
         Flux and tangent of the form are those of the answer afterwards, unless a point failed (:attr:`failed`).
         """
-        self.gradient, self._dt, self.response, self.failed = None, np.nan, None, 0
+        self.gradient, self._dt, self._response, self.failed = None, np.nan, None, 0
         response = _checked(self.closure.evaluate(gradient, self.state, dt, self._hint), self.closure, self.points.n)
-        self.gradient, self._dt, self.response = gradient, dt, response
+        self.gradient, self._dt, self._response = gradient, dt, response
         spec = self.closure.spec
         usable = response.status <= Status.FALLBACK
         self._keep_hint(response.state, usable)
@@ -143,22 +124,20 @@ class ClosureFlux:
 
     def commit(self) -> None:
         """Make the state of the last evaluation the committed one."""
-        if self.response is None:
-            raise ContractError(f"nothing to commit for {self.name!r}: solve a step first")
         self.state = self.response.state
         self._hint = None
         if self.closure.spec.history:
             self.gradient = None
 
     def discard(self) -> None:
-        """Forget what the present increment has left as a starting point; the committed state stays."""
-        self._hint = None
+        """Forget what the present increment has left; the committed state stays."""
+        self._hint, self._response, self.gradient, self.failed = None, None, None, 0
 
     def failures(self, at_most: int) -> list[str]:
         """One line for each of the first points that failed in the last evaluation."""
-        if self.response is None or self.gradient is None:
+        if self._response is None or self.gradient is None:
             return []
-        failed = np.flatnonzero(self.response.status > Status.FALLBACK)[:at_most]
+        failed = np.flatnonzero(self._response.status > Status.FALLBACK)[:at_most]
         if not failed.size:
             return []
         per_cell, where = self.points.reference.shape[0], self.points.coordinates()
@@ -166,7 +145,7 @@ class ClosureFlux:
         return [
             f"{self.name}: rank {rank}, cell {self.points.cells[i // per_cell]}, point {i % per_cell}, "
             f"x = {_numbers(where[i])}, {', '.join(self.closure.spec.gradient)} = {_numbers(self.gradient[i])}: "
-            f"{Status(self.response.status[i]).message}"
+            f"{Status(self._response.status[i]).message}"
             for i in failed
         ]
 

@@ -25,9 +25,10 @@ from dolfinx.fem import petsc as fem_petsc
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 from coupling.ledger import Ledger
-from solver_adapters.closure_flux import ClosureFlux, from_mandel, mandel
+from solver_adapters.closure_flux import ClosureFlux
 from solver_adapters.evaluation import evaluate_fluxes
 from solver_adapters.load_stepping import Solved, StepRecord, load_steps
+from solver_adapters.mandel import from_mandel, mandel
 from solver_adapters.quadrature import QuadraturePoints
 from solver_adapters.snes import REASONS, ForceScale, check_prefix, default_options, options_database
 

@@ -83,7 +83,7 @@ class PeriodicRVE:
         flux_unit: str = "1",
     ) -> None:
         self.kinematics = kinematics or Stretch()
-        self.cell = cell
+        self.cell, self.materials = cell, dict(materials)
         self.ledger = Ledger()
         self.tolerance = tolerance
         self.description: dict[str, Any] = {
@@ -101,6 +101,7 @@ class PeriodicRVE:
         self._scale = 1.0
         self._reference = self._solve_reference()
         self._scale = float(np.linalg.norm(self._reference.tangent))
+        self.ledger.reset()
 
     def initial_state(self, n: int) -> Array:
         """Memory (n, s) of n points at rest in the reference state."""
@@ -129,10 +130,11 @@ class PeriodicRVE:
         self.ledger.count("rve/failed points", int((status != Status.OK).sum()))
         return Response(flux, tangent, status, memory, energy=energy)
 
-    def equilibrium(self, row: Array) -> tuple[Array, Any]:
-        """Gradient (k,) and fluctuation field (a DOLFINx function) of one row of a returned state, for plots and files."""
-        known = self._recall(row)
-        return known.gradient, self.problem.fluctuation(known.fluctuation)
+    def equilibrium(self, row: Array) -> Equilibrium:
+        """The equilibrium that a row (s,) of a returned state remembers; its flux and tangent are not kept and NaN."""
+        k, n = self.spec.k, self.problem.n
+        unknown = np.full((k, k), np.nan)
+        return Equilibrium(row[:k], row[k : k + n], row[k + n :].reshape(n, k), unknown[0], unknown)
 
     def _solve_reference(self) -> Equilibrium:
         k, n = self.spec.k, self.problem.n
@@ -145,8 +147,8 @@ class PeriodicRVE:
 
     def _solve(self, gradient: Array, hint: Array, committed: Array) -> Equilibrium | None:
         """Equilibrium at ``gradient``: from the hint at once, else in steps from the committed memory."""
-        solved = self._newton(gradient, self._recall(hint)) if np.isfinite(hint).all() else None
-        return solved or self._walk(gradient, self._recall(committed))
+        solved = self._newton(gradient, self.equilibrium(hint)) if np.isfinite(hint).all() else None
+        return solved or self._walk(gradient, self.equilibrium(committed))
 
     def _walk(self, gradient: Array, start: Equilibrium) -> Equilibrium | None:
         """Equilibrium at the end of the straight path from ``start``, in steps halved where Newton fails."""
@@ -207,8 +209,3 @@ class PeriodicRVE:
         k, n = self.spec.k, self.problem.n
         row[:k], row[k : k + n] = known.gradient, known.fluctuation
         row[k + n :] = known.sensitivity.reshape(-1)
-
-    def _recall(self, row: Array) -> Equilibrium:
-        k, n = self.spec.k, self.problem.n
-        unknown = np.full(k, np.nan)
-        return Equilibrium(row[:k], row[k : k + n], row[k + n :].reshape(n, k), unknown, np.diag(unknown))

@@ -1,9 +1,9 @@
 """One readable and finite pytest run on any number of ranks.
 
-On several ranks (``mpirun -n 2 python -m pytest -m mpi``) rank 0 writes pytest's usual output, and the failures of all
-other ranks with it; all ranks end with the same exit code. The ranks meet after every test, so that one which failed cannot
-disturb the next test; where the others do not come, because they wait inside the test for the one that
-failed, it prints its failure and ends the run.
+On several ranks (``mpirun -n 2 python -m pytest -m mpi``) rank 0 writes pytest's usual output with the failures of all
+ranks in it, and all ranks end with the same exit code. The ranks meet after every test, so that one which failed does
+not disturb the others in the next; where they do not come, because they wait inside the test for the one that failed,
+it prints its failure and ends the run.
 """
 
 from __future__ import annotations
@@ -95,5 +95,5 @@ def _enter(config: pytest.Config, rank: int, report: Any) -> None:
     report.nodeid = f"{report.nodeid} on rank {rank}"
     if isinstance(report, pytest.TestReport):
         report.location = (*report.location[:2], f"{report.location[2]} on rank {rank}")
-    stats = config.pluginmanager.get_plugin("terminalreporter").stats  # type: ignore[union-attr]
+    stats = config.pluginmanager.get_plugin("terminalreporter").stats
     stats.setdefault("failed" if report.when == "call" else "error", []).append(report)

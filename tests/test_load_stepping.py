@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coupling import ContractError, Ledger, StepError
-from solver_adapters.load_stepping import Solved, load_steps
+from solver_adapters.load_stepping import Solved, StepRecord, load_steps
 
 
 class Spring:
@@ -61,7 +61,7 @@ def test_every_full_step_is_reached_exactly(predictor):
 
 def test_a_failed_step_is_halved_and_grows_back():
     problem = cubic(reach=0.3)
-    seen = []
+    seen: list[StepRecord] = []
     records = load_steps(problem, problem.apply, steps=2, end=2.0, duration=2.0, on_step=seen.append)
     assert problem.solution[0] == pytest.approx(1.0, abs=1e-13)
     assert max(r.size for r in records) <= 0.3
@@ -74,7 +74,8 @@ def test_a_failed_step_is_halved_and_grows_back():
 
 
 @pytest.mark.parametrize(
-    ("problem", "predictor", "exact_from"), [(linear(), "linear", 1), (root(), "quadratic", 2), (root(0.15), "quadratic", 2)]
+    ("problem", "predictor", "exact_from"),
+    [(linear(), "linear", 1), (root(), "quadratic", 2), (root(0.15), "quadratic", 2)],
 )
 def test_predictors_reproduce_polynomial_paths(problem, predictor, exact_from):
     records = load_steps(problem, problem.apply, steps=4, predictor=predictor)
@@ -121,7 +122,9 @@ def test_unloading_runs_backwards():
     assert all(r.size < 0 for r in records)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"predictor": "cubic"}, "quadratic"), ({"steps": 0}, "steps >= 1")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"predictor": "cubic"}, "quadratic"), ({"steps": 0}, "steps >= 1")]
+)
 def test_unusable_arguments_are_named(arguments, message):
     problem = cubic()
     with pytest.raises(ContractError, match=message):

@@ -1,7 +1,7 @@
 """Finite-strain laws in closed form.
 
-2D is plane strain; energies and stresses are per unit reference volume. A gradient that is not finite or has det ≤ 0 is
-INADMISSIBLE.
+2D is plane strain; energies and stresses are per unit reference volume. A gradient F that is not finite or has det F ≤ 0
+is INADMISSIBLE, and so is a stretch U that is not positive definite.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coupling.contract import (
     mark_unusable,
     tensor_components,
 )
-from coupling.polar import admissible, mandel_basis
+from coupling.polar import admissible, mandel_basis, positive_definite
 
 
 class NeoHookean:
@@ -50,7 +50,7 @@ class NeoHookean:
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """P (n, d²) at F = ``gradient`` (n, d²), row by row."""
         n, d = check_arguments(self.spec, gradient, state, hint), self.dim
-        F, bad = _admissible_or_reference(gradient, gradient, self.spec)
+        F, bad = _where_or_reference(admissible(gradient), gradient, self.spec)
         Fm = F.reshape(n, d, d)
         log_j = np.log(np.linalg.det(Fm))
         g = np.linalg.inv(Fm).transpose(0, 2, 1).reshape(n, d * d)
@@ -91,8 +91,7 @@ class StretchNeoHookean:
         """T (n, k) at U = ``gradient`` (n, k), both in Mandel form."""
         n, d = check_arguments(self.spec, gradient, state, hint), self.dim
         D = mandel_basis(d).reshape(self.spec.k, d * d)
-        with np.errstate(invalid="ignore"):
-            u, bad = _admissible_or_reference(gradient, gradient @ D, self.spec)
+        u, bad = _where_or_reference(positive_definite(gradient), gradient, self.spec)
         U = (u @ D).reshape(n, d, d)
         log_j = np.log(np.linalg.det(U))
         inverse = np.linalg.inv(U)
@@ -110,8 +109,7 @@ def _neo_hookean_energy(law: NeoHookean | StretchNeoHookean, trace: Array, log_j
     return 0.5 * law.mu * (trace - law.dim) - law.mu * log_j + 0.5 * law.lmbda * log_j**2
 
 
-def _admissible_or_reference(gradient: Array, tensor: Array, spec: ClosureSpec) -> tuple[Array, NDArray[np.bool_]]:
-    good = admissible(tensor)
+def _where_or_reference(good: NDArray[np.bool_], gradient: Array, spec: ClosureSpec) -> tuple[Array, NDArray[np.bool_]]:
     if good.all():
         return gradient, ~good
     return np.where(good[:, None], gradient, np.array(spec.reference)), ~good

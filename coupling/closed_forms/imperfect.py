@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from coupling.contract import Array, Closure, Response, Status, mark_unusable, usable
 from coupling.errors import ContractError
@@ -45,7 +45,7 @@ class ClosedFormSurrogate:
         upper: upper corner.
     """
 
-    def __init__(self, inner: Closure, error: float, lower: Sequence[float], upper: Sequence[float]) -> None:
+    def __init__(self, inner: Closure, error: float, lower: ArrayLike, upper: ArrayLike) -> None:
         self.inner, self.error, self.spec = inner, error, inner.spec
         self.lower, self.upper = np.asarray(lower, dtype=float), np.asarray(upper, dtype=float)
         for name, corner in (("lower", self.lower), ("upper", self.upper)):

@@ -7,8 +7,9 @@ Every closure of this project runs through it, and anybody's can::
     def test_my_closure():
         assert_conforms(MyClosure())
 
-or, for a closure (or a function without arguments that makes one), ``python -m coupling.conformance
-my_package.my_module:MyClosure``.
+or, for a closure or a function without arguments that makes one, from the command line::
+
+    python -m coupling.conformance my_package.my_module:MyClosure
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def assert_conforms(
     closure: Closure,
     *,
     gradients: Array | None = None,
+    samples: int = 12,
     amplitude: float = 0.05,
     seed: int = 0,
     dt: float = 1.0,
@@ -79,6 +81,7 @@ def assert_conforms(
     results = check(
         closure,
         gradients=gradients,
+        samples=samples,
         amplitude=amplitude,
         seed=seed,
         dt=dt,

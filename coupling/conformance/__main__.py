@@ -15,6 +15,16 @@ from coupling.conformance import Result, check
 from coupling.contract import Closure
 
 
+_OPTIONS: tuple[tuple[str, type, float, str], ...] = (
+    ("samples", int, 12, "number of random gradients"),
+    ("amplitude", float, 0.05, "their largest distance to the reference, in each component"),
+    ("seed", int, 0, "of the random numbers"),
+    ("dt", float, 1.0, "length of the increments"),
+    ("tolerance", float, 1e-8, "relative error up to which two answers are the same"),
+    ("tangent-tolerance", float, 1e-6, "relative error allowed between tangent and central differences"),
+)
+
+
 def load(address: str) -> Closure:
     """The closure at ``module:object``, where the object is one or makes one when called without arguments.
 
@@ -45,18 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "closure", metavar="module:object", help="a closure, or a function without arguments that makes one"
     )
-    parser.add_argument("--samples", type=int, default=12, help="number of random gradients (default %(default)s)")
-    parser.add_argument(
-        "--amplitude", type=float, default=0.05, help="their distance to the reference (default %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default %(default)s)")
+    for name, kind, default, meaning in _OPTIONS:
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} (default {default})")
     options = parser.parse_args(arguments)
     try:
         closure = load(options.closure)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    results = check(closure, samples=options.samples, amplitude=options.amplitude, seed=options.seed)
+    results = check(closure, **{key: value for key, value in vars(options).items() if key != "closure"})
     Console().print(_table(f"{options.closure} ({type(closure).__name__})", results))
     return 0 if all(result.passed for result in results) else 1
 

@@ -82,10 +82,9 @@ def fresh_memory(s: Subject) -> Outcome:
         if not np.array_equal(rows, before, equal_nan=True) or np.may_share_memory(rows, later):
             return False, None, "a second call writes into the arrays of the first: return new arrays"
     for rows in _arrays(first):
-        passed_on = rows is first.state and state is not None and np.array_equal(rows, state)
-        if np.may_share_memory(rows, gradient) or (
-            state is not None and np.may_share_memory(rows, state) and not passed_on
-        ):
+        passed_on = rows is first.state and s.states is not None and np.array_equal(rows, s.states)
+        of_state = state is not None and np.may_share_memory(rows, state) and not passed_on
+        if of_state or np.may_share_memory(rows, gradient):
             return False, None, "a returned array shares memory with an argument: return a copy"
         if not rows.flags.writeable:
             return False, None, "a returned array is read-only: it must belong to the caller"

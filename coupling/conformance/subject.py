@@ -100,10 +100,13 @@ class Subject:
         """Gradients and states of some of the points."""
         return self.gradients[index], None if self.states is None else self.states[index]
 
-    def difference(self, one: Response, other: Response) -> float:
-        """Largest relative difference of flux, tangent and history; ∞ where different points are usable."""
-        good = usable(one.status)
-        if not np.array_equal(good, usable(other.status)):
+    def difference(self, one: Response, other: Response, rows: NDArray[np.bool_] | None = None) -> float:
+        """Largest relative difference of flux, tangent and history at the points ``rows``.
+
+        None stands for all usable points, and then ∞ is returned where these are not the same in both responses.
+        """
+        good = usable(one.status) if rows is None else rows
+        if rows is None and not np.array_equal(good, usable(other.status)):
             return float("inf")
         pairs = [(one.flux, other.flux, self.size), (one.tangent, other.tangent, 1.0)]
         scale = self.tangent_scale(one)
@@ -133,4 +136,4 @@ def copied(array: Array | None) -> Array | None:
 def within(tolerance: float, error: float, fault: str) -> Outcome:
     """The outcome of an error measured against a tolerance."""
     passed = error <= tolerance
-    return passed, error, f"within {tolerance:.0e}" if passed else fault
+    return passed, error, f"within {tolerance:.0e}" if passed else f"{fault} (tolerance {tolerance:.0e})"

@@ -56,7 +56,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     problem, factor = rve.problem, rve._factor
     state = rve.evaluate(GRADIENT, rve.initial_state(1), 0.0).state
     assert state is not None
-    w = rve._recall(state[0]).fluctuation
+    w = rve.equilibrium(state[0]).fluctuation
     system = problem.linearise(GRADIENT[0], w)
     factor.factorise()
 

@@ -1,0 +1,38 @@
+"""Fields inside an RVE, for figures and Paraview."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ufl
+from dolfinx import fem
+
+from coupling.contract import Array
+from solver_adapters.fenicsx_rve import PeriodicRVE
+
+
+def fluctuation(rve: PeriodicRVE, row: Array) -> Any:
+    """Fluctuation field w of one row of a state that the RVE returned, in an ordinary Lagrange space."""
+    known = rve.equilibrium(row)
+    return rve.problem.full_function(known.fluctuation)
+
+
+def local_flux(rve: PeriodicRVE, row: Array) -> Any:
+    """Cell averages of the local flux ∂W/∂(local gradient), such as the first Piola–Kirchhoff stress, as a DG0 function.
+
+    Args:
+        rve: the RVE.
+        row: (s,) one row of a state that it returned.
+    """
+    mesh, tags = rve.cell.mesh, rve.cell.tags
+    gradient = fem.Constant(mesh, rve.equilibrium(row).gradient)
+    local = ufl.variable(rve.kinematics.local(gradient, fluctuation(rve, row)))
+    dx = ufl.Measure("dx", mesh, subdomain_data=tags, metadata={"quadrature_degree": rve.problem.quadrature_degree})
+    average = fem.Function(fem.functionspace(mesh, ("DG", 0, local.ufl_shape)), name="local flux")
+    v, one = ufl.TestFunction(average.function_space), ufl.TestFunction(fem.functionspace(mesh, ("DG", 0)))
+    laws = {tag: law for tag, law in rve.materials.items() if (tags.values == tag).any()}
+    integral = sum(ufl.inner(ufl.diff(law(local), local), v) * dx(tag) for tag, law in laws.items())
+    fem.assemble_vector(average.x.array, fem.form(integral))
+    volume = fem.assemble_vector(fem.form(one * dx)).array
+    average.x.array[:] = (average.x.array.reshape(len(volume), -1) / volume[:, None]).reshape(-1)
+    return average

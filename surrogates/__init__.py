@@ -1,0 +1,36 @@
+"""Surrogates of fine-scale closures: energies learned from samples, with stress and tangent as exact derivatives.
+
+>>> from surrogates import fit_polynomial, sample, save_model, stretch_design, train_energy_network
+
+1. ``stretch_design`` chooses stretches, ``sample`` evaluates a fine-scale closure at them: a :class:`Dataset`.
+2. ``train_energy_network`` or ``fit_polynomial`` turn it into an :class:`EnergySurrogate`, a closure U → T.
+3. ``coupling.stretch.StretchFrame(surrogate)`` is the closure F → P that a macro adapter takes.
+4. ``save_model`` and ``load_model`` keep it as a folder.
+"""
+
+from surrogates.dataset import Dataset
+from surrogates.energy_network import EnergyNetwork
+from surrogates.energy_surrogate import EnergySurrogate
+from surrogates.model_card import HoldOutErrors, ModelCard
+from surrogates.model_folder import load_model, save_model
+from surrogates.polynomial_energy import PolynomialEnergy
+from surrogates.sampling import StretchDesign, sample, stretch_design
+from surrogates.stretch_space import StretchBox
+from surrogates.training import fit_polynomial, train_energy_network
+
+__all__ = [
+    "Dataset",
+    "EnergyNetwork",
+    "EnergySurrogate",
+    "HoldOutErrors",
+    "ModelCard",
+    "PolynomialEnergy",
+    "StretchBox",
+    "StretchDesign",
+    "fit_polynomial",
+    "load_model",
+    "sample",
+    "save_model",
+    "stretch_design",
+    "train_energy_network",
+]

@@ -1,0 +1,119 @@
+"""Cook's membrane: classical FE² against accelerated FE² and against the same macro problem with a closed-form law.
+
+    ./run bench fe2 [--rve fibre|void] [--small] [--json PATH]
+
+Two macro sizes (108 and 432 points) and two RVE sizes (about 1,000 and 10,000 degrees of freedom), one core each. The three runs
+of a case take turns. The classical run starts each RVE from its last equilibrium and the sensitivity, condenses flux and
+tangent, reuses the last factor where that is accurate, and extrapolates the macro solution; so do the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from coupling import AcceleratedClosure, Closure, RangeGate, StretchFrame
+from coupling.closed_forms import NeoHookean
+from demos.demo_cooks_membrane import CASES, Case, Run, create_rve, run
+from solver_adapters.fenicsx_rve import PeriodicRVE
+from surrogates import EnergySurrogate, sample, stretch_design, train_energy_network
+from tests.benchmarks.timing import show, write_json
+
+MACRO_CELLS = {108: (6, 3), 432: (12, 6)}
+FINE_SIZE = {"fibre": 0.0314, "void": 0.0280}
+
+
+def trained(case: Case) -> EnergySurrogate:
+    """An energy network for the RVE of a case."""
+    rve = create_rve(case, for_training=True)
+    design = stretch_design(case.lower, case.upper, case.samples, seed=0)
+    return train_energy_network(sample(rve, design, comm=MPI.COMM_SELF))
+
+
+def closed_form(rve: PeriodicRVE) -> NeoHookean:
+    """A neo-Hookean law with the RVE's moduli in the reference state."""
+    rest = np.array([rve.spec.reference])
+    A = rve.evaluate(rest, rve.initial_state(1), 0.0).tangent[0]
+    return NeoHookean(float(A[2, 2]) / 2, float(A[0, 1]))
+
+
+def measure(case: Case, surrogate: EnergySurrogate, points: int, repeats: int) -> dict[str, Any]:
+    """Run the three variants in turn ``repeats`` times, the two fast ones five times each."""
+    rve = create_rve(case)
+    law = closed_form(rve)
+    variants: dict[str, Callable[[], Closure]] = {
+        "classical": lambda: StretchFrame(rve),
+        "accelerated": lambda: AcceleratedClosure(StretchFrame(rve), StretchFrame(surrogate), gate=RangeGate()),
+        "closed form": lambda: law,
+    }
+    runs: dict[str, list[Run]] = {name: [] for name in variants}
+    for name in ("closed form", "accelerated"):
+        run(MPI.COMM_SELF, variants[name](), case, cells=MACRO_CELLS[points])
+    for _ in range(repeats):
+        for name in ["classical"] + 5 * ["accelerated", "closed form"]:
+            rve.ledger.reset()
+            runs[name].append(run(MPI.COMM_SELF, variants[name](), case, cells=MACRO_CELLS[points]))
+    return {"points": points, "dofs": rve.problem.n, "repeats": repeats, **compare(runs)}
+
+
+def compare(runs: dict[str, list[Run]]) -> dict[str, Any]:
+    """Medians and ratios of the runs of one case."""
+    seconds = {name: median(r.seconds for r in of) for name, of in runs.items()}
+    closure = {name: median(r.ledger.seconds["closure"] for r in of) for name, of in runs.items()}
+    exact, ours = runs["classical"][0], runs["accelerated"][0]
+    return {
+        "seconds": seconds,
+        "closure seconds": closure,
+        "counts": {name: of[-1].ledger.counts for name, of in runs.items()},
+        "tip error": float(np.linalg.norm(ours.tip - exact.tip) / np.linalg.norm(exact.tip)),
+        "classical / accelerated": seconds["classical"] / seconds["accelerated"],
+        "accelerated / closed form": seconds["accelerated"] / seconds["closed form"],
+        "closure: classical / accelerated": closure["classical"] / closure["accelerated"],
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rve", choices=CASES, help="only this RVE (default: all)")
+    parser.add_argument("--small", action="store_true", help="only the 1,000-dof RVEs (two minutes instead of forty)")
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions of runs under a minute; one of longer ones")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = []
+    for name in [args.rve] if args.rve else list(CASES):
+        for size in (CASES[name].size, FINE_SIZE[name])[: 1 if args.small else 2]:
+            case = replace(CASES[name], size=size)
+            surrogate = trained(case)
+            repeats = args.repeats if size == CASES[name].size else 1
+            for points in MACRO_CELLS:
+                results.append({"rve": name, **measure(case, surrogate, points, repeats)})
+                show_results(results)
+                write_json(args.json, {"benchmark": "fe2", "results": results})
+
+
+def show_results(results: list[dict[str, Any]]) -> None:
+    """Print the table of all cases measured so far."""
+    columns = ["RVE", "dofs", "points", "classical [s]", "accelerated [s]", "closed form [s]"]
+    ratios = ["classical / accelerated", "accelerated / closed form", "closure: classical / accelerated"]
+    rows = [
+        [r["rve"], str(r["dofs"]), str(r["points"])]
+        + [f"{r['seconds'][name]:.3f}" for name in ("classical", "accelerated", "closed form")]
+        + [f"{r[name]:.3g}" for name in ratios]
+        + [f"{r['tip error']:.1e}"]
+        for r in results
+    ]
+    show("Cook's membrane on one core: medians of interleaved runs", [*columns, *ratios, "tip error"], rows)
+
+
+if __name__ == "__main__":
+    main()
