@@ -42,7 +42,7 @@ class AcceleratedClosure:
     unchanged. A fine scale with history needs a surrogate with that same history: one that does not carry the state on
     would leave it behind at the points it serves, and a later fallback there would start from a past that never was.
 
-    Ledger: counts ``closure/calls``, ``closure/points``, ``surrogate/points`` (served), ``fallback/points``,
+    Ledger: counts ``accelerated/calls``, ``accelerated/points``, ``surrogate/points`` (served), ``fallback/points``,
     ``surrogate/faults`` (calls that raised or were malformed), ``surrogate/non-finite points``; phases ``surrogate``,
     ``fine``.
 
@@ -81,8 +81,8 @@ class AcceleratedClosure:
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """Flux, tangent, new state and status of n points, from the surrogate where it is accepted."""
         n = check_arguments(self.spec, gradient, state, hint)
-        self.ledger.count("closure/calls")
-        self.ledger.count("closure/points", n)
+        self.ledger.count("accelerated/calls")
+        self.ledger.count("accelerated/points", n)
         if self.mode == "off":
             return self._fine(gradient, state, dt, hint)
         answer = self._ask_surrogate(gradient, state, dt, hint)

@@ -53,7 +53,7 @@ def admissible(F: Array) -> NDArray[np.bool_]:
 
 
 def positive_definite(u: Array) -> NDArray[np.bool_]:
-    """Where the symmetric tensors u (n, k), in Mandel form, are finite and positive definite (Sylvester's criterion)."""
+    """Where symmetric tensors u (n, k), in Mandel form, are finite and positive definite (Sylvester's criterion)."""
     dim = {3: 2, 6: 3}[u.shape[1]]
     with np.errstate(invalid="ignore", over="ignore"):
         U = u @ mandel_basis(dim).reshape(u.shape[1], dim * dim)

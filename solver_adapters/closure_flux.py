@@ -28,7 +28,8 @@ class ClosureFlux:
 
     Args:
         operand: UFL expression (scalar, vector or tensor), or a list of them, with k components together in the order
-            of ``closure.spec.gradient``: one after the other, tensors row by row; symmetric ones by :func:`solver_adapters.mandel.mandel`.
+            of ``closure.spec.gradient``: one after the other, tensors row by row; symmetric ones in Mandel form, by
+            :func:`solver_adapters.mandel.mandel`.
         closure: any object of the closure contract.
         dx: cell measure with a quadrature degree, see :class:`QuadraturePoints`.
         shape: shape of ``value``. By default () for one flux component, the operand's own shape where that has as many

@@ -43,6 +43,7 @@ __all__ = [
     "mandel",
 ]
 
+_assemble_matrix: Any = fem_petsc.assemble_matrix  # single dispatch hides its signature from type checkers
 _ROUND_OFF = 16 * np.finfo(float).eps
 
 
@@ -221,7 +222,7 @@ class MultiscaleProblem:
         self._set_iterate(x)
         with self.ledger.phase("assemble"):
             P.zeroEntries()
-            fem_petsc.assemble_matrix(P, self._jacobian, self.bcs)
+            _assemble_matrix(P, self._jacobian, self.bcs)
             P.assemble()
             if A != P:
                 A.assemble()

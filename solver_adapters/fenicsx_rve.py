@@ -17,7 +17,7 @@ from solver_adapters.kinematics import Kinematics, Stretch
 from solver_adapters.rve_meshes import UnitCell
 
 _FACTOR_SERVES = 1e-4
-_LARGEST_REMAINDER = 1e-3
+_LARGEST_REMAINDER = 3e-3
 _SMALLEST_STEP = 2.0**-8
 _MOST_ITERATIONS = 12
 
@@ -190,15 +190,16 @@ class PeriodicRVE:
     def _condense(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
         """X = K⁻¹B and BᵀK⁻¹B of the columns B = [r, L].
 
-        The last factor M serves where X₀ = M⁻¹B leaves a small remainder R = B − KX₀: then X = X₀ + M⁻¹R is accurate to second
-        and BᵀK⁻¹B = X₀ᵀB + RᵀX to third order in ‖R‖/‖B‖.
+        The last factor M serves where X₀ = M⁻¹B leaves a small remainder. After one step of iterative refinement, X = X₀ +
+        M⁻¹(B − KX₀), the remainder is R = B − KX, and BᵀK⁻¹B = XᵀB + RᵀX + RᵀK⁻¹R; the last term is of fourth order and left out.
         """
         if reuse:
             X = self._factor.solve(B)
             R = B - self._factor.product(X)
             if np.linalg.norm(R[:, 1:]) <= _LARGEST_REMAINDER * np.linalg.norm(B[:, 1:]):
-                refined = X + self._factor.solve(R)
-                return refined, X.T @ B + R.T @ refined
+                X += self._factor.solve(R)
+                R = B - self._factor.product(X)
+                return X, X.T @ B + R.T @ X
         self.ledger.count("rve/factorisations")
         if not self._factor.factorise():
             self.ledger.count("rve/indefinite stiffness")

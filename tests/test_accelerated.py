@@ -109,7 +109,7 @@ def test_every_point_is_served_by_the_one_the_gate_chose(e, seed):
     assert response.uncertainty is not None and (response.uncertainty[~mask] == 0).all()
     assert (
         ledger.counts["surrogate/points"] + ledger.counts.get("fallback/points", 0)
-        == ledger.counts["closure/points"]
+        == ledger.counts["accelerated/points"]
         == n
     )
     np.testing.assert_array_equal(e, before[0])
@@ -147,10 +147,26 @@ def test_range_and_tolerance_decide():
     by_tolerance = AcceleratedClosure(LAW, surrogate, gate=gate, ledger=ledger).evaluate(e, None, 1.0)
     assert by_tolerance.status.tolist() == [Status.OK, Status.FALLBACK, Status.FALLBACK]
     np.testing.assert_array_equal(by_tolerance.uncertainty, [stated[0], 0.0, 0.0])
-    assert ledger.counts == {"closure/calls": 1, "closure/points": 3, "surrogate/points": 1, "fallback/points": 2}
+    assert ledger.counts == {"accelerated/calls": 1, "accelerated/points": 3, "surrogate/points": 1, "fallback/points": 2}
     assert set(ledger.seconds) == {"surrogate", "fine"} and min(ledger.seconds.values()) > 0
     error = np.linalg.norm(by_tolerance.flux - LAW.evaluate(e, None, 1.0).flux, axis=1)
     assert (error <= gate.flux_tolerance).all()
+
+
+def test_where_all_points_fall_back_the_answer_is_the_fine_scales():
+    bare = Broken(lambda response: replace(response, energy=None))
+    response = AcceleratedClosure(LAW, bare, gate=Chosen([False] * 3)).evaluate(strain(3), None, 1.0)
+    assert_rows_equal(response, LAW.evaluate(strain(3), None, 1.0), slice(None))
+    assert response.uncertainty is not None and response.uncertainty.tolist() == [0.0] * 3
+    mixed = AcceleratedClosure(LAW, bare, gate=Chosen([True, False, False])).evaluate(strain(3), None, 1.0)
+    assert mixed.uncertainty is None and mixed.energy is None
+
+
+@pytest.mark.parametrize("error", [0.01, -0.01])
+def test_the_closed_form_surrogate_makes_the_error_it_states(error):
+    exact, response = LAW.evaluate(strain(5), None, 1.0), surrogate_of(LAW, error).evaluate(strain(5), None, 1.0)
+    assert response.uncertainty is not None
+    np.testing.assert_allclose(np.linalg.norm(response.flux - exact.flux, axis=1), response.uncertainty, rtol=1e-12)
 
 
 def test_failure_of_the_fine_scale_keeps_its_status():

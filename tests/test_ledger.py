@@ -66,6 +66,15 @@ def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path, content, ex
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_who_has_the_old_file_open_goes_on_reading_it(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+    with target.open() as file:
+        write_atomically(target, "new")
+        assert file.read() == "old"
+    assert target.read_text() == "new"
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     target = tmp_path / "file"
     target.write_text("old")

@@ -22,7 +22,7 @@ GRADIENTS = np.array([[1.1, 0.95, 0.05], [0.9, 1.05, -0.1], [1.02, 1.15, 0.12], 
 
 @pytest.fixture(scope="module")
 def fibre():
-    return PeriodicRVE(centred_fibre(size=0.15), PHASES, tolerance=1e-14, energy=True)
+    return PeriodicRVE(centred_fibre(size=0.15), PHASES, tolerance=1e-16, energy=True)
 
 
 def laminate_stress(F, fractions, laws):

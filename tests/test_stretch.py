@@ -174,7 +174,18 @@ def test_uncertainty_bound_is_attained_by_shear_in_principal_axes():
     assert amplification(u)[0] == pytest.approx(np.sqrt(1 + (2.5 / 3.5) ** 2), rel=1e-14)
 
 
-def test_uncertainty_of_a_surrogate_is_passed_on():
+def test_uncertainty_is_passed_on_with_the_bound():
+    class Unsure(Polynomial):
+        def evaluate(self, *args, **kwargs):
+            response = super().evaluate(*args, **kwargs)
+            return replace(response, uncertainty=np.arange(1.0, len(response.flux) + 1))
+
+    F = gradients(np.random.default_rng(0), 6, 2)
+    stated = StretchFrame(Unsure(2)).evaluate(F, None, 1.0).uncertainty
+    np.testing.assert_allclose(stated, np.arange(1.0, 7.0) * amplification(polar(F)[1]), rtol=1e-14)
+
+
+def test_uncertainty_of_a_surrogate_bounds_its_error():
     surrogate = ClosedFormSurrogate(StretchNeoHookean(MU, LMBDA), 1e-2, [0.0] * 2 + [-9.0], [9.0] * 3)
     F = gradients(np.random.default_rng(0), 40, 2)
     response = StretchFrame(surrogate).evaluate(F, None, 1.0)

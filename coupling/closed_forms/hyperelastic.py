@@ -1,7 +1,7 @@
 """Finite-strain laws in closed form.
 
-2D is plane strain; energies and stresses are per unit reference volume. A gradient F that is not finite or has det F ≤ 0
-is INADMISSIBLE, and so is a stretch U that is not positive definite.
+2D is plane strain; energies and stresses are per unit reference volume. A gradient F that is not finite or has
+det F ≤ 0 is INADMISSIBLE, and so is a stretch U that is not positive definite.
 """
 
 from __future__ import annotations

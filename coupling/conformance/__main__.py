@@ -14,7 +14,6 @@ from rich.table import Table
 from coupling.conformance import Result, check
 from coupling.contract import Closure
 
-
 _OPTIONS: tuple[tuple[str, type, float, str], ...] = (
     ("samples", int, 12, "number of random gradients"),
     ("amplitude", float, 0.05, "their largest distance to the reference, in each component"),
