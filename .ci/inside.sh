@@ -39,7 +39,7 @@ inside() {
         args+=(--unsetenv "$path")
     done
     args+=(--setenv PATH "${python%/*}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" --setenv LC_ALL C.UTF-8
-        --setenv PYTHONPATH "$here" --setenv PYTHONNOUSERSITE 1 --setenv OMPI_MCA_btl "${OMPI_MCA_btl:-self,sm}")
+        --setenv PYTHONPATH "$here" --setenv PYTHONNOUSERSITE 1)
     local signals=INT,QUIT,TERM
     [[ -n $(trap -p HUP) ]] || signals+=,HUP # ignored under nohup
     (
@@ -71,6 +71,8 @@ settings() {
     export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
     export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
     export PRTE_MCA_rmaps_default_mapping_policy=${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}
+    # On one machine TCP only adds warnings; a batch job may span several.
+    [[ -n ${SLURM_JOB_ID:-}${PBS_JOBID:-} ]] || export OMPI_MCA_btl=${OMPI_MCA_btl:-^tcp}
     if [[ $EUID == 0 ]]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
     export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
     export PATH=${python%/*}:$PATH

@@ -1,14 +1,15 @@
-"""Cook's membrane: a tapered panel, clamped on the left, sheared on the right; the macro problem of demos and benchmarks."""
+"""Cook's membrane, a tapered panel clamped on the left and sheared on the right: the macro problem of the demos."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from mpi4py import MPI
+
 import numpy as np
 import ufl
 from dolfinx import fem, mesh
-from mpi4py import MPI
 
 from coupling import Closure
 from coupling.contract import Array
@@ -65,7 +66,8 @@ def membrane(comm: MPI.Comm, closure: Closure, *, cells: tuple[int, int] = (6, 3
     u, v = fem.Function(V, name="displacement"), ufl.TestFunction(V)
     clamped = fem.locate_dofs_geometrical(V, lambda x: np.isclose(x[0], 0.0))
     right = mesh.locate_entities_boundary(panel, 1, lambda x: np.isclose(x[0], LENGTH))
-    ds = ufl.Measure("ds", panel, subdomain_data=mesh.meshtags(panel, 1, np.sort(right), np.ones(len(right), dtype=np.int32)))
+    tags = mesh.meshtags(panel, 1, np.sort(right), np.ones(len(right), dtype=np.int32))
+    ds = ufl.Measure("ds", panel, subdomain_data=tags)
     dx = ufl.Measure("dx", panel, metadata={"quadrature_degree": 2})
     traction = fem.Constant(panel, np.zeros(2))
 

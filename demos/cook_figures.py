@@ -10,12 +10,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+from mpi4py import MPI
+
 import matplotlib.pyplot as plt
 import numpy as np
 import ufl
 from dolfinx import fem, io
 from matplotlib.tri import Triangulation
-from mpi4py import MPI
 from numpy.typing import NDArray
 
 from coupling.contract import Array
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A triangulated field: corners (p, 2), their displacements (p, 2), triangles (c, 3) and one value for each of them."""
+    """A triangulated field: corners (p, 2), their displacements (p, 2), triangles (c, 3), a value for each of these."""
 
     corners: Array
     displacement: Array
@@ -123,9 +124,7 @@ def _membranes(drawn: list[Picture], file: Path) -> None:
 
 
 def _curves(classical: Run, accelerated: Run, file: Path) -> None:
-    figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(6, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
-    )
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(6, 6), sharex=True, height_ratios=(3, 1), layout="constrained")
     upper.plot(*classical.curve.T, "o-", label=f"classical FE² ({classical.seconds:.1f} s)", markersize=8, mfc="none")
     upper.plot(*accelerated.curve.T, "x--", label=f"accelerated ({accelerated.seconds:.2f} s)")
     upper.set_ylabel("vertical tip displacement")
@@ -140,7 +139,9 @@ def _curves(classical: Run, accelerated: Run, file: Path) -> None:
 def _rve(drawn: Picture, gradient: Array, file: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
     drawn.draw(axes, "local ‖P‖")
-    axes.set_title("RVE at the point of the largest stress error\n" + f"U = ({', '.join(f'{g:.3f}' for g in gradient)})")
+    axes.set_title(
+        "RVE at the point of the largest stress error\n" + f"U = ({', '.join(f'{g:.3f}' for g in gradient)})"
+    )
     figure.savefig(file, dpi=120)
     plt.close(figure)
 

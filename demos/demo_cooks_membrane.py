@@ -17,11 +17,13 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mpi4py import MPI
+
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -84,7 +86,9 @@ class Run:
 
 def create_rve(case: Case, *, for_training: bool = False) -> PeriodicRVE:
     """The RVE of a case; for training with the energy and a tighter tolerance."""
-    return PeriodicRVE(case.cell(size=case.size), MATERIALS, energy=for_training, tolerance=1e-12 if for_training else 1e-10)
+    return PeriodicRVE(
+        case.cell(size=case.size), MATERIALS, energy=for_training, tolerance=1e-12 if for_training else 1e-10
+    )
 
 
 def train(comm: MPI.Comm, case: Case, folder: Path, *, samples: int, seconds: dict[str, float]) -> EnergySurrogate:
@@ -140,7 +144,7 @@ def merged(comm: MPI.Comm, *parts: Ledger) -> Ledger:
 
 def stress_errors(comm: MPI.Comm, classical: Run, accelerated: Run) -> tuple[float, tuple[int, int]]:
     """Largest stress error relative to the largest stress, and its (rank, point) (collective)."""
-    exact, ours = (r.membrane.flux.response.flux for r in (classical, accelerated))  # type: ignore[union-attr]
+    exact, ours = (r.membrane.flux.response.flux for r in (classical, accelerated))
     error = np.linalg.norm(ours - exact, axis=1)
     largest = comm.allreduce(float(np.linalg.norm(exact, axis=1).max(initial=0.0)), op=MPI.MAX)
     worst = max(comm.allgather((float(error.max(initial=-1.0)), -comm.rank, int(error.argmax()) if error.size else -1)))
@@ -182,7 +186,7 @@ def table(summary: Mapping[str, Any]) -> Table:
 
     row("wall time", lambda r: f"{r['seconds']:.3f} s")
     for phase in ("closure", "assemble", "linear solve"):
-        row(f"  {phase}", lambda r, phase=phase: f"{r['seconds_by_phase'][phase]:.3f} s")
+        row(f"  {phase}", partial(_phase_seconds, phase))
     row("closure calls", lambda r: f"{r['counts'].get('closure/calls', 0)}")
     row("point evaluations", lambda r: f"{r['counts'].get('closure/points', 0)}")
     row("  of these RVE solves", lambda r: f"{r['counts'].get('rve/points', 0)}")
@@ -201,6 +205,10 @@ def table(summary: Mapping[str, Any]) -> Table:
     ):
         shown.add_row(name, "", value)
     return shown
+
+
+def _phase_seconds(phase: str, run: Mapping[str, Any]) -> str:
+    return f"{run['seconds_by_phase'][phase]:.3f} s"
 
 
 def demonstrate(comm: MPI.Comm, case: Case, out: Path, *, samples: int, steps: int) -> tuple[dict[str, Any], Run, Run]:
@@ -225,7 +233,9 @@ def main() -> None:
     out = args.out or Path("results") / f"cooks_membrane_{args.rve}"
     out.mkdir(parents=True, exist_ok=True)
 
-    summary, classical, accelerated = demonstrate(comm, case, out, samples=args.samples or case.samples, steps=args.steps)
+    summary, classical, accelerated = demonstrate(
+        comm, case, out, samples=args.samples or case.samples, steps=args.steps
+    )
 
     from demos.cook_figures import write_fields, write_figures
 

@@ -81,9 +81,9 @@ class CellProblem:
         columns, _, _ = periodic_space(mesh, degree, (*(shape or (1,)), 1 + k))
         self._compile(energy, ufl.TestFunction(columns), ufl.TestFunction(constant_space(mesh, k * (1 + k))))
         bs = space.dofmap.bs
-        self._pinned = fem.dirichletbc(np.zeros(bs) if shape else 0.0, np.zeros(1, dtype=np.int32), space)
+        self._pinned = fem.dirichletbc(np.zeros(shape), np.zeros(1, dtype=np.int32), space)
         self._gauge = slice(0, bs)
-        self.K = fem.create_matrix(self._stiffness, la.BlockMode.expanded)
+        self.K = fem.create_matrix(self._stiffness, la.BlockMode.expanded)  # type: ignore[attr-defined]
 
     def _compile(self, energy: Any, v: Any, q: Any) -> None:
         self._average = energy

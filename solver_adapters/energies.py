@@ -24,8 +24,8 @@ Energy: TypeAlias = Callable[[Any], Any]
 class NeoHookean:
     """Compressible neo-Hookean solid.
 
-    W = μ/2 (tr FᵀF − d) − μ ln J + λ/2 (ln J)², J = det F, d the dimension (Bonet & Wood, Nonlinear Continuum Mechanics for
-    Finite Element Analysis, 2nd ed., eq. 6.27).
+    W = μ/2 (tr FᵀF − d) − μ ln J + λ/2 (ln J)², J = det F, d the dimension (Bonet & Wood, Nonlinear Continuum
+    Mechanics for Finite Element Analysis, 2nd ed., eq. 6.27).
 
     Args:
         mu: shear modulus μ at small strain, in units of stress.

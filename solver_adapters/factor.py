@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from petsc4py import PETSc
+
 import numpy as np
 from numpy.typing import NDArray
-from petsc4py import PETSc
 
 from solver_adapters.snes import options_database
 

@@ -44,16 +44,18 @@ class Equilibrium:
 class PeriodicRVE:
     """Closure whose flux is the average over a periodic RVE in equilibrium: W̄(g) = min_w W(g, w).
 
-    Newton's method starts from w₀ + S (g − g₀), the last equilibrium of the point and its sensitivity. With the residual
-    left at w, the correction δw = −K⁻¹r and S = −K⁻¹L, the condensed flux and tangent
+    Newton's method starts from w₀ + S (g − g₀), the last equilibrium of the point and its sensitivity. With the
+    residual left at w, the correction δw = −K⁻¹r and S = −K⁻¹L, the condensed flux and tangent
 
         T̄ = T − LᵀK⁻¹r,   ∂T̄/∂g = D − LᵀK⁻¹L
 
-    are accurate to second and first order in δw (static condensation; Miehe & Koch 2002, Arch. Appl. Mech. 72, 300–317). The
-    iteration ends when the error estimate of the condensed flux, the energy −r·δw of the correction, is below ``tolerance``
-    times the norm of the tangent in the reference state. When it diverges, the increment is cut into steps.
+    are accurate to second and first order in δw (static condensation; Miehe & Koch 2002, Arch. Appl. Mech. 72,
+    300–317). The iteration ends when the error estimate of the condensed flux, the energy −r·δw of the correction, is
+    below ``tolerance`` times the norm of the tangent in the reference state. When it diverges, the increment is cut
+    into steps.
 
-    The closure's state is a memory of the last equilibrium (g₀, w, S): it shortens the next solve and does not change its result.
+    The closure's state is a memory of the last equilibrium (g₀, w, S): it shortens the next solve and does not change
+    its result.
 
     Args:
         cell: unit cell, from :mod:`solver_adapters.rve_meshes`.
@@ -93,9 +95,8 @@ class PeriodicRVE:
         }
         quadrature = max(1, 2 * (degree - 1)) if quadrature_degree is None else quadrature_degree
         self.problem = CellProblem(cell, materials, self.kinematics, degree=degree, quadrature_degree=quadrature)
-        self.spec: ClosureSpec = replace(
-            self.problem.spec, flux_unit=flux_unit, state_size=self.problem.spec.k + self.problem.n * (1 + self.problem.spec.k)
-        )
+        k, n = self.problem.spec.k, self.problem.n
+        self.spec: ClosureSpec = replace(self.problem.spec, flux_unit=flux_unit, state_size=k + n * (1 + k))
         self._with_energy = energy
         self._factor = SymmetricFactor(self.problem.K, 1 + self.spec.k)
         self._scale = 1.0
@@ -190,8 +191,9 @@ class PeriodicRVE:
     def _condense(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
         """X = K⁻¹B and BᵀK⁻¹B of the columns B = [r, L].
 
-        The last factor M serves where X₀ = M⁻¹B leaves a small remainder. After one step of iterative refinement, X = X₀ +
-        M⁻¹(B − KX₀), the remainder is R = B − KX, and BᵀK⁻¹B = XᵀB + RᵀX + RᵀK⁻¹R; the last term is of fourth order and left out.
+        The last factor M serves where X₀ = M⁻¹B leaves a small remainder. After one step of iterative refinement,
+        X = X₀ + M⁻¹(B − KX₀), the remainder is R = B − KX, and BᵀK⁻¹B = XᵀB + RᵀX + RᵀK⁻¹R; the last term is of fourth
+        order and left out.
         """
         if reuse:
             X = self._factor.solve(B)

@@ -9,11 +9,11 @@ import ufl
 from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, mandel_components
-from coupling.polar import mandel_basis
+from coupling.polar import mandel_basis, positive_definite
 
 
 class Kinematics(Protocol):
-    """What the RVE solver needs to know of a kind of problem; finite strain, small strain and conduction are such data."""
+    """What the RVE solver needs to know of a kind of problem; finite and small strain and conduction are such data."""
 
     def spec(self, dim: int, *, flux_unit: str) -> ClosureSpec:
         """Gradient, flux and reference state in ``dim`` dimensions, without a state."""
@@ -35,8 +35,8 @@ class Kinematics(Protocol):
 class Stretch:
     """Finite strain in the stretch frame: F(x) = U + ∇w with the macroscopic right stretch U = Uᵀ.
 
-    The flux is the average Biot stress T = ∂W/∂U in Mandel form. :class:`coupling.stretch.StretchFrame` turns such a closure
-    into one from the deformation gradient to the first Piola–Kirchhoff stress.
+    The flux is the average Biot stress T = ∂W/∂U in Mandel form. :class:`coupling.stretch.StretchFrame` turns such a
+    closure into one from the deformation gradient to the first Piola–Kirchhoff stress.
     """
 
     def spec(self, dim: int, *, flux_unit: str) -> ClosureSpec:
@@ -55,10 +55,7 @@ class Stretch:
 
     def admissible(self, gradient: Array) -> NDArray[np.bool_]:
         """Finite and positive definite U."""
-        finite = np.isfinite(gradient).all(axis=1)
-        basis = mandel_basis(2 if gradient.shape[1] == 3 else 3)
-        tensors = np.einsum("np,pij->nij", np.where(finite[:, None], gradient, 0.0), basis)
-        return np.asarray(finite & (np.linalg.eigvalsh(tensors)[:, 0] > 0))
+        return positive_definite(gradient)
 
 
 def symmetric_tensor(mandel: Any) -> Any:

@@ -1,18 +1,19 @@
 """Function spaces that are periodic, or constant over the whole mesh, by their dofmaps alone.
 
 Identifying the degrees of freedom of opposite faces in the dofmap makes every function of the space periodic: assembled
-matrices are square in the independent degrees of freedom and need no constraints or reduction afterwards. In the same way a
-piecewise constant element whose cells all share one block of degrees of freedom is the space of constants ℝᵏ, so that
-``ufl.derivative`` with respect to a macroscopic gradient assembles average fluxes and their couplings.
+matrices are square in the independent degrees of freedom and need no constraints or reduction afterwards. In the same
+way a piecewise constant element whose cells all share one block of degrees of freedom is the space of constants ℝᵏ, so
+that ``ufl.derivative`` with respect to a macroscopic gradient assembles average fluxes and their couplings.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from mpi4py import MPI
+
 import numpy as np
 from dolfinx import cpp, fem
-from mpi4py import MPI
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -63,7 +64,7 @@ def _identify(points: NDArray[np.float64], vertices: NDArray[np.float64]) -> NDA
             f"{lonely.size} points on the upper faces have no partner on the opposite face, the first at "
             f"{points[lonely[0]]}: mesh opposite faces alike (gmsh: Periodic Curve/Surface)"
         )
-    return partner.astype(np.int32)
+    return np.asarray(partner, dtype=np.int32)
 
 
 def _with_dofmap(V: Any, cells: NDArray[np.int32], blocks: int) -> Any:

@@ -18,7 +18,7 @@ def fluctuation(rve: PeriodicRVE, row: Array) -> Any:
 
 
 def local_flux(rve: PeriodicRVE, row: Array) -> Any:
-    """Cell averages of the local flux ∂W/∂(local gradient), such as the first Piola–Kirchhoff stress, as a DG0 function.
+    """Cell averages of the local flux ∂W/∂(local gradient), such as the Piola–Kirchhoff stress, as a DG0 function.
 
     Args:
         rve: the RVE.

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mpi4py import MPI
+
 import basix.ufl
 import dolfinx
 import meshio
 import numpy as np
 import ufl
-from mpi4py import MPI
+from numpy.typing import NDArray
 
+from coupling.contract import Array
 from coupling.errors import MeshError, MissingPackageError
 
 MATRIX, INCLUSION = 1, 2
@@ -111,15 +114,16 @@ def read_unit_cell(path: str | Path, *, tag_name: str | None = None) -> UnitCell
 def _cell_kind(source: meshio.Mesh, path: str | Path) -> str:
     present = [kind for kind in source.cells_dict if kind in _CELLS]
     if not present:
-        raise MeshError(f"{path} has no {'/'.join(_CELLS)} cells, only {sorted(source.cells_dict) or 'no cells at all'}")
+        found = sorted(source.cells_dict) or "no cells at all"
+        raise MeshError(f"{path} has no {'/'.join(_CELLS)} cells, only {found}")
     dim = max(_CELLS[kind] for kind in present)
     kinds = [kind for kind in present if _CELLS[kind] == dim]
     if len(kinds) > 1:
         raise MeshError(f"{path} mixes {' and '.join(kinds)} cells: an RVE mesh must have one kind of cell")
-    return kinds[0]
+    return str(kinds[0])
 
 
-def _cell_tags(source: meshio.Mesh, kind: str, name: str | None, path: str | Path) -> np.ndarray:
+def _cell_tags(source: meshio.Mesh, kind: str, name: str | None, path: str | Path) -> NDArray[np.int64]:
     candidates = {n: d[kind] for n, d in source.cell_data_dict.items() if kind in d and np.ndim(d[kind]) == 1}
     integers = {n: d for n, d in candidates.items() if np.array_equal(d, np.round(d))}
     if name is None:
@@ -134,11 +138,12 @@ def _cell_tags(source: meshio.Mesh, kind: str, name: str | None, path: str | Pat
     return np.asarray(integers[name]).astype(np.int64)
 
 
-def _dolfinx_mesh(points: np.ndarray, cells: np.ndarray, kind: str, path: str | Path) -> Any:
+def _dolfinx_mesh(points: Array, cells: NDArray[np.int64], kind: str, path: str | Path) -> Any:
     dim = _CELLS[kind]
     if points.shape[1] > dim:
         if np.ptp(points[:, dim:]) > 1e-12 * np.ptp(points):
-            raise MeshError(f"{path}: {kind} cells must lie in the x-y plane, but z varies by {np.ptp(points[:, 2]):.3g}")
+            spread = np.ptp(points[:, dim:])
+            raise MeshError(f"{path}: {kind} cells must lie in the x-y plane, but z varies by {spread:.3g}")
         points = points[:, :dim]
     used = np.unique(cells)
     renumber = np.zeros(len(points), dtype=np.int64)
@@ -162,9 +167,7 @@ def _check_fraction(fraction: float, largest: float) -> None:
         raise MeshError(f"fraction must lie between 0 and {largest:.4g} for this cell, got {fraction}")
 
 
-def _generate(
-    geometry: Callable[[Any], dict[int, list[int]]], size: float, description: dict[str, Any]
-) -> UnitCell:
+def _generate(geometry: Callable[[Any], dict[int, list[int]]], size: float, description: dict[str, Any]) -> UnitCell:
     if not 0 < size <= 1:
         raise MeshError(f"size must lie in (0, 1] for a unit cell of edge 1, got {size}")
     with _gmsh_model() as gmsh, tempfile.TemporaryDirectory() as folder:
@@ -188,7 +191,7 @@ def _gmsh_model() -> Iterator[Any]:
     try:
         import gmsh
     except ImportError as error:
-        raise MissingPackageError("generating an RVE mesh needs gmsh: install python3-gmsh or pip install gmsh") from error
+        raise MissingPackageError("generating a mesh needs gmsh: install python3-gmsh or pip install gmsh") from error
     opened = not gmsh.isInitialized()
     if opened:
         gmsh.initialize(interruptible=False)
@@ -213,7 +216,7 @@ def _make_periodic(model: Any) -> None:
         shift = np.eye(4)
         shift[axis, 3] = 1.0
         lower = _sides(model, axis, 0.0)
-        upper = {key: tag for key, tag in _sides(model, axis, 1.0)}
+        upper = dict(_sides(model, axis, 1.0))
         for key, tag in lower:
             model.mesh.setPeriodic(1, [upper[key]], [tag], shift.ravel().tolist())
 

@@ -34,7 +34,7 @@ class StretchDesign:
 def stretch_design(
     lower: Sequence[float], upper: Sequence[float], n: int, *, seed: int, include_reference: bool = True
 ) -> StretchDesign:
-    """n positive-definite stretches from a scrambled Sobol sequence in the box lower ≤ U ≤ upper.
+    """N positive-definite stretches from a scrambled Sobol sequence in the box lower ≤ U ≤ upper.
 
     Sobol points with Owen scrambling (Owen 1998, J. Complexity 14, 466); points of the box that are not positive definite
     are skipped. The same arguments give the same design, and a larger n continues a smaller one.

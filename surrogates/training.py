@@ -130,7 +130,7 @@ class _Scaling:
         self._weights = np.concatenate(([1.0 / norms[0]], np.full(k, 1.0 / norms[1]), once_or_twice / norms[2])) / self._units
 
     def problem(self, data: Dataset) -> tuple[Array, Array, Array]:
-        """x (n, k), target jets (n, C) less the growth term, and weights (C,)."""
+        """X (n, k), target jets (n, C) less the growth term, and weights (C,)."""
         growth = Growth(self.growth, data.spec.k, torch.device("cpu")).evaluate(torch.from_numpy(data.gradient))
         energy, flux, tangent = (a - g.numpy() for a, g in zip((data.energy, data.flux, data.tangent), growth, strict=True))
         jets = np.hstack((energy[:, None], flux, tangent[:, self._upper[0], self._upper[1]]))

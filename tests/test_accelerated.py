@@ -147,7 +147,8 @@ def test_range_and_tolerance_decide():
     by_tolerance = AcceleratedClosure(LAW, surrogate, gate=gate, ledger=ledger).evaluate(e, None, 1.0)
     assert by_tolerance.status.tolist() == [Status.OK, Status.FALLBACK, Status.FALLBACK]
     np.testing.assert_array_equal(by_tolerance.uncertainty, [stated[0], 0.0, 0.0])
-    assert ledger.counts == {"accelerated/calls": 1, "accelerated/points": 3, "surrogate/points": 1, "fallback/points": 2}
+    calls = {"accelerated/calls": 1, "accelerated/points": 3}
+    assert ledger.counts == calls | {"surrogate/points": 1, "fallback/points": 2}
     assert set(ledger.seconds) == {"surrogate", "fine"} and min(ledger.seconds.values()) > 0
     error = np.linalg.norm(by_tolerance.flux - LAW.evaluate(e, None, 1.0).flux, axis=1)
     assert (error <= gate.flux_tolerance).all()

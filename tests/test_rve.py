@@ -102,7 +102,7 @@ def test_flux_is_the_derivative_of_the_energy(fibre):
 
 
 def test_hill_mandel(fibre):
-    """⟨P : δF⟩ = T̄ : δU for a macroscopic variation δU and any periodic one, here the actual change of the fluctuation."""
+    """⟨P : δF⟩ = T̄ : δU for a macroscopic variation δU and any periodic one, here the change of the fluctuation."""
     gradient, change = GRADIENTS[:1], np.array([0.3, -0.2, 0.5])
     state = fibre.evaluate(gradient, fibre.initial_state(1), 0.0).state
     response = fibre.evaluate(gradient, state, 0.0)
@@ -131,9 +131,7 @@ def test_reference_tangent_between_voigt_and_reuss(cell):
     areas = fem.assemble_scalar(fem.form(1.0 * ufl.Measure("dx", built.mesh, subdomain_data=built.tags)(2)))
     rve = PeriodicRVE(built, PHASES)
     effective = rve.evaluate(GRADIENTS[3:], rve.initial_state(1), 0.0).tangent[0]
-    soft, stiff = (
-        StretchNeoHookean(*law).evaluate(GRADIENTS[3:], None, 0.0).tangent[0] for law in (SOFT, STIFF)
-    )
+    soft, stiff = (StretchNeoHookean(*law).evaluate(GRADIENTS[3:], None, 0.0).tangent[0] for law in (SOFT, STIFF))
     voigt = (1 - areas) * soft + areas * stiff
     reuss = np.linalg.inv((1 - areas) * np.linalg.inv(soft) + areas * np.linalg.inv(stiff))
     assert np.linalg.eigvalsh(voigt - effective).min() > -1e-9
@@ -141,7 +139,7 @@ def test_reference_tangent_between_voigt_and_reuss(cell):
 
 
 def test_reference_bulk_modulus_within_hashin_shtrikman():
-    """Plane strain bulk modulus of a fibre composite, Hashin & Rosen 1964: the square array must lie between the bounds."""
+    """Plane strain bulk modulus of a fibre composite (Hashin & Rosen 1964): a square array lies between the bounds."""
     built = centred_fibre(size=0.06, fraction=0.25)
     c2 = fem.assemble_scalar(fem.form(1.0 * ufl.Measure("dx", built.mesh, subdomain_data=built.tags)(2)))
     rve = PeriodicRVE(built, PHASES)

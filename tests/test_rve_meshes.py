@@ -28,7 +28,9 @@ def write(path, points=SQUARE, cells=TRIANGLES, kind="triangle", **data):
     return path
 
 
-@pytest.mark.parametrize(("cell", "areas"), [(centred_fibre, (0.8, 0.2)), (centred_void, (0.8, 0.0)), (laminate, (0.8, 0.2))])
+@pytest.mark.parametrize(
+    ("cell", "areas"), [(centred_fibre, (0.8, 0.2)), (centred_void, (0.8, 0.0)), (laminate, (0.8, 0.2))]
+)
 def test_generated_areas(cell, areas):
     built = cell(fraction=0.2, size=0.05)
     chord = 0.0 if cell is laminate else 0.01 * 0.2
@@ -41,7 +43,9 @@ def test_size_bounds_the_edges():
     assert 2 * cells[0] < cells[1] and 3 * cells[1] < cells[2]
 
 
-@pytest.mark.parametrize("call", [lambda: centred_fibre(fraction=0.9), lambda: laminate(fraction=1.0), lambda: centred_void(size=0)])
+@pytest.mark.parametrize(
+    "call", [lambda: centred_fibre(fraction=0.9), lambda: laminate(fraction=1.0), lambda: centred_void(size=0)]
+)
 def test_impossible_geometry(call):
     with pytest.raises(MeshError, match="must lie"):
         call()

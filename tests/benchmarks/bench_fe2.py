@@ -2,9 +2,10 @@
 
     ./run bench fe2 [--rve fibre|void] [--small] [--json PATH]
 
-Two macro sizes (108 and 432 points) and two RVE sizes (about 1,000 and 10,000 degrees of freedom), one core each. The three runs
-of a case take turns. The classical run starts each RVE from its last equilibrium and the sensitivity, condenses flux and
-tangent, reuses the last factor where that is accurate, and extrapolates the macro solution; so do the others.
+Two macro sizes (108 and 432 points) and two RVE sizes (about 1,000 and 10,000 degrees of freedom), one core each. The
+three runs of a case take turns. The classical run starts each RVE from its last equilibrium and the sensitivity,
+condenses flux and tangent, reuses the last factor where that is accurate, and extrapolates the macro solution; so do
+the others.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mpi4py import MPI
+
 import numpy as np
 import torch
-from mpi4py import MPI
 
 from coupling import AcceleratedClosure, Closure, RangeGate, StretchFrame
 from coupling.closed_forms import NeoHookean

@@ -1,6 +1,6 @@
 """Cost of one RVE evaluation in its parts, against the fastest bare factorisation that PETSc offers here.
 
-    ./run bench rve [--json PATH]
+./run bench rve [--json PATH]
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from petsc4py import PETSc
+
 import numpy as np
 from dolfinx import cpp
-from petsc4py import PETSc
 
 from solver_adapters.energies import NeoHookean
 from solver_adapters.fenicsx_rve import PeriodicRVE
@@ -31,7 +32,7 @@ GRADIENT = np.array([[1.05, 0.97, 0.05]])
 
 def bare_factorisations(matrix: PETSc.Mat) -> dict[str, Callable[[], None]]:
     """For each of PETSc's direct solvers that is installed, a task that factorises the matrix anew."""
-    tasks = {}
+    tasks: dict[str, Callable[[], None]] = {}
     for kind, solver in SOLVERS:
         pc = PETSc.PC().create(PETSc.COMM_SELF)
         pc.setOperators(matrix)
