@@ -111,7 +111,7 @@ def run(
     """Step the membrane to its full load (collective)."""
     macro = membrane(comm, closure, cells=cells, load=case.load)
     curve = [(0.0, 0.0)]
-    with Progress(disable=comm.rank > 0 or not title, transient=True) as bar:
+    with Progress(disable=comm.rank > 0 or not title) as bar:
         task = bar.add_task(title, total=1.0)
 
         def on_step(record: StepRecord) -> None:

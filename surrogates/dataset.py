@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.numpy import save
 
 from coupling.contract import Array, ClosureSpec
 from coupling.errors import ModelError
+from coupling.files import write_atomically
 from surrogates.stretch_space import StretchBox
 
 FORMAT = 1
@@ -82,7 +82,6 @@ class Dataset:
 
     def save(self, path: str | Path) -> None:
         """Write one file; a file of that name is replaced at once, never half."""
-        path = Path(path)
         card = {
             "format": FORMAT,
             "spec": asdict(self.spec),
@@ -91,9 +90,8 @@ class Dataset:
             "provenance": self.provenance,
             "fingerprint": self.fingerprint,
         }
-        aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        aside.write_bytes(save({n: getattr(self, n) for n in _ARRAYS}, {"card": json.dumps(card, allow_nan=False)}))
-        aside.replace(path)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        write_atomically(path, save(arrays, {"card": json.dumps(card, allow_nan=False)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Dataset:
@@ -106,15 +104,23 @@ class Dataset:
         try:
             if card["format"] > FORMAT:
                 raise ModelError(f"{path}: data set format {card['format']} is newer than {FORMAT}: update twoscale")
-            spec = ClosureSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in card["spec"].items()})
+            spec = spec_from_json(card["spec"])
             box = StretchBox.of(card["lower"], card["upper"])
             dataset = cls(spec, box, **{n: arrays[n] for n in _ARRAYS}, provenance=card["provenance"])
             expected = card["fingerprint"]
         except (KeyError, TypeError) as error:
             raise ModelError(f"{path}: the data set lacks or garbles {error}: sample it again") from error
         if dataset.fingerprint != expected:
-            raise ModelError(f"{path}: fingerprint {dataset.fingerprint} differs from the recorded {expected}: file damaged")
+            raise ModelError(
+                f"{path}: fingerprint {dataset.fingerprint} differs from the recorded {expected}: file damaged"
+            )
         return dataset
+
+
+def spec_from_json(values: dict[str, Any]) -> ClosureSpec:
+    """The specification whose ``dataclasses.asdict`` went through JSON."""
+    arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return ClosureSpec(**arguments)
 
 
 def _read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -124,4 +130,6 @@ def _read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such data set file") from error
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} is not a whole data set file ({type(error).__name__}: {error}): sample it again") from error
+        raise ModelError(
+            f"{path} is not a whole data set file ({type(error).__name__}: {error}): sample it again"
+        ) from error

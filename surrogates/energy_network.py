@@ -3,16 +3,16 @@
     Ŵ(U) = e [N(x) − N(0) − ∂N(0)·x] + G(U),   x = (U − I)/s,   T = ∂Ŵ/∂U
 
 N is a network of tanh layers z_l = W_l a_{l−1} + b_l, a_l = tanh z_l, N = w·a_L; s and e are scales, G the growth term
-(:mod:`surrogates.growth`). Energy and flux vanish at U = I, the tangent is symmetric, and Ŵ → ∞ as det U → 0, whatever the
-weights. Rotations never enter (:class:`coupling.stretch.StretchFrame`).
+(:mod:`surrogates.growth`). Energy and flux vanish at U = I, the tangent is symmetric, and Ŵ → ∞ as det U → 0,
+whatever the weights. Rotations never enter (:class:`coupling.stretch.StretchFrame`).
 
 Tangents Z_l = ∂z_l/∂U travel forward with the values, g_l = ∂N/∂a_l backward, and with t = tanh z, tanh' = 1 − t²,
 tanh'' = −2 t (1 − t²)
 
     ∂²N/∂U² = Σ_l Z_lᵀ diag(tanh''(z_l) ⊙ g_l) Z_l
 
-(forward over reverse differentiation by hand: Griewank and Walther 2008, Evaluating Derivatives, ch. 5; the derivatives of the
-linear output vanish).
+(forward over reverse differentiation by hand: Griewank and Walther 2008, Evaluating Derivatives, ch. 5; the
+derivatives of the linear output vanish).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class EnergyNetwork:
     """The energy of this module's docstring. Not safe for threads: one instance has one set of work buffers.
 
     Args:
-        weights: ``W0``, ``b0``, ``W1``, … (h_l, h_{l−1}) and (h_l,), ``output`` w (h_L,), ``scale`` s (k,), ``energy_scale`` e and
-            ``growth`` c, of shape ().
+        weights: ``W0``, ``b0``, ``W1``, … (h_l, h_{l−1}) and (h_l,), ``output`` w (h_L,), ``scale`` s (k,),
+            ``energy_scale`` e and ``growth`` c, of shape ().
         layers: k, h_1, …, h_L.
         device: where it evaluates.
 

@@ -14,11 +14,11 @@ from surrogates.stretch_space import positive_definite
 class EnergySurrogate:
     """The closure U → T = ∂Ŵ/∂U of a potential; wrap it with :class:`coupling.stretch.StretchFrame` for F → P.
 
-    * ``uncertainty`` is, inside the box it was trained on, the largest flux error ‖T − T_fine‖ over the hold-out samples: an
-      honest scale of the error over the box, not a bound and not resolved in space. Outside it is +∞.
+    * ``uncertainty`` is, inside the box it was trained on, the largest flux error ‖T − T_fine‖ over the hold-out
+      samples: an honest scale of the error over the box, not a bound and not resolved in space. Outside it is +∞.
     * A stretch outside the box is OUTSIDE_RANGE, one that is not finite or not positive definite INADMISSIBLE.
-    * Points are evaluated in chunks that fit the cache. torch should run on one thread (``torch.set_num_threads(1)``): with
-      more of them small batches wait for threads.
+    * Points are evaluated in chunks that fit the cache. torch should run on one thread
+      (``torch.set_num_threads(1)``): with more of them small batches wait for threads.
 
     Args:
         potential: the energy and its derivatives.
@@ -40,9 +40,7 @@ class EnergySurrogate:
         good, inside = positive_definite(gradient), self.card.box.contains(gradient)
         status = np.where(inside, np.int8(Status.OK), np.int8(Status.OUTSIDE_RANGE))
         uncertainty = np.where(inside, self.card.errors.flux_max_absolute, np.inf)
-        response = Response(
-            np.empty((n, k)), np.empty((n, k, k)), status, uncertainty=uncertainty, energy=np.empty(n)
-        )
+        response = Response(np.empty((n, k)), np.empty((n, k, k)), status, uncertainty=uncertainty, energy=np.empty(n))
         safe = gradient if good.all() else np.where(good[:, None], gradient, self._reference)
         evaluate_chunks(self.potential, safe, self.chunk, response)
         return mark_unusable(response, ~good, Status.INADMISSIBLE)

@@ -2,8 +2,9 @@
 
     G(U) = c (J + 1/J − 2)²,   J = det U
 
-vanishes at J = 1 together with its first and second derivatives, so that it leaves the reference state and its stiffness alone. The
-form is that of Linden et al. 2023, Neural networks meet hyperelasticity (J. Mech. Phys. Solids 179, 105363).
+vanishes at J = 1 together with its first and second derivatives, so that it leaves the reference state and its
+stiffness alone. The form is that of Linden et al. 2023, Neural networks meet hyperelasticity (J. Mech. Phys. Solids
+179, 105363).
 """
 
 from __future__ import annotations

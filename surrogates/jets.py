@@ -1,12 +1,13 @@
 """Second-order jets: a function's value, gradient and Hessian in k variables, carried together through a computation.
 
-A jet is an array (C, …), C = 1 + k + k(k+1)/2: the value, the k first derivatives, and the second derivatives ij, i ≤ j, row by
-row. Linear maps act on the trailing axes of all C parts alike; products and scalar functions are the two rules here.
-(Truncated Taylor arithmetic: Griewank and Walther 2008, Evaluating Derivatives, ch. 13.)
+A jet is an array (C, …), C = 1 + k + k(k+1)/2: the value, the k first derivatives, and the second derivatives ij, i
+≤ j, row by row. Linear maps act on the trailing axes of all C parts alike; products and scalar functions are the two
+rules here. (Truncated Taylor arithmetic: Griewank and Walther 2008, Evaluating Derivatives, ch. 13.)
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +22,8 @@ def jet_parts(k: int) -> int:
 
 def second_parts(k: int) -> list[tuple[int, int, int]]:
     """(part, i, j) of the second derivatives, where i and j count the parts of first derivatives, 1 to k."""
-    i, j = np.triu_indices(k)
-    return [(1 + k + p, 1 + a, 1 + b) for p, (a, b) in enumerate(zip(i.tolist(), j.tolist(), strict=True))]
+    pairs = itertools.combinations_with_replacement(range(1, 1 + k), 2)
+    return [(1 + k + p, i, j) for p, (i, j) in enumerate(pairs)]
 
 
 def variables(x: Array) -> Array:
@@ -36,7 +37,7 @@ def variables(x: Array) -> Array:
 
 def product(a: Array, b: Array, k: int) -> Array:
     """The jet of a·b, broadcasting trailing axes."""
-    out = a[0] * b
+    out: Array = a[0] * b
     out[1:] += a[1:] * b[0]
     for part, i, j in second_parts(k):
         out[part] += a[i] * b[j]

@@ -28,8 +28,8 @@ def levenberg_marquardt(problem: LeastSquares, theta: Array, *, damping: float =
 
         (JᵀJ + λ 1) δ = −Jᵀr
 
-    with λ changed by the ratio of actual to predicted decrease (Nielsen 1999, Damping parameter in Marquardt's method, eq. 2.5;
-    Madsen, Nielsen, Tingleff 2004, Methods for non-linear least squares problems, algorithm 3.16).
+    with λ changed by the ratio of actual to predicted decrease (Nielsen 1999, Damping parameter in Marquardt's
+    method, eq. 2.5; Madsen, Nielsen, Tingleff 2004, Methods for non-linear least squares problems, algorithm 3.16).
 
     Args:
         problem: r through its cost and normal equations.

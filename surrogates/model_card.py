@@ -18,9 +18,9 @@ from surrogates.stretch_space import StretchBox
 class HoldOutErrors:
     """Errors on samples that the fit did not see.
 
-    ``…_rms`` is the root mean square of the error over that of the data, ``…_max`` the largest error over the root mean square
-    of the data, both in the Euclidean (Frobenius) norm at each point; ``flux_max_absolute`` is the largest flux error in the
-    flux's unit; ``samples`` counts the samples.
+    ``…_rms`` is the root mean square of the error over that of the data, ``…_max`` the largest error over the root
+    mean square of the data, both in the Euclidean (Frobenius) norm at each point; ``flux_max_absolute`` is the
+    largest flux error in the flux's unit; ``samples`` counts the samples.
     """
 
     energy_rms: float
@@ -35,13 +35,23 @@ class HoldOutErrors:
     @classmethod
     def of(cls, data: Dataset, energy: Array, flux: Array, tangent: Array) -> HoldOutErrors:
         """Errors of predictions (n,), (n, k), (n, k, k) at the samples of a data set."""
-        relative: list[float] = []
-        for value, exact in ((energy, data.energy), (flux, data.flux), (tangent, data.tangent)):
-            n = len(exact)
-            error = np.linalg.norm((value - exact).reshape(n, -1), axis=1)
-            scale = float(np.sqrt(np.mean(np.linalg.norm(exact.reshape(n, -1), axis=1) ** 2)))
-            relative += [float(np.sqrt(np.mean(error**2))) / scale, float(error.max()) / scale]
-        return cls(*relative, float(np.linalg.norm(flux - data.flux, axis=1).max()), len(data))
+        figures: dict[str, float] = {}
+        for name, value, exact in (
+            ("energy", energy, data.energy),
+            ("flux", flux, data.flux),
+            ("tangent", tangent, data.tangent),
+        ):
+            error, scale = _norms(value - exact), _rms(_norms(exact))
+            figures |= {f"{name}_rms": _rms(error) / scale, f"{name}_max": float(error.max()) / scale}
+        return cls(**figures, flux_max_absolute=float(_norms(flux - data.flux).max()), samples=len(data))
+
+
+def _norms(values: Array) -> Array:
+    return np.asarray(np.linalg.norm(values.reshape(len(values), -1), axis=1))
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(values**2)))
 
 
 @dataclass(frozen=True)

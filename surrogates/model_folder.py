@@ -1,7 +1,7 @@
 """Model folders: a trained surrogate on disk, as ``weights.safetensors`` beside ``card.json``.
 
-The card says in plain JSON what the model takes and gives, where it may be used and how well it did there; the weights are
-arrays and nothing else, so that loading a model cannot run code.
+The card says in plain JSON what the model takes and gives, where it may be used and how well it did there; the
+weights are arrays and nothing else, so that loading a model cannot run code.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from safetensors.numpy import load, save
 
 from coupling.contract import Array
 from coupling.errors import ModelError
+from coupling.files import write_atomically
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.model_card import ModelCard
@@ -44,7 +45,7 @@ FAMILIES: dict[str, _Family] = {
 
 
 def save_model(surrogate: EnergySurrogate, folder: str | Path) -> None:
-    """Write a model folder. It is written aside and renamed: a folder of that name holds the old model or the new one, whole."""
+    """Write a model folder, aside and renamed: a folder of that name holds the old model or the new one, whole."""
     folder = Path(folder)
     potential = surrogate.potential
     weights = save(potential.weights)
@@ -59,8 +60,8 @@ def save_model(surrogate: EnergySurrogate, folder: str | Path) -> None:
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    (aside / WEIGHTS).write_bytes(weights)
-    (aside / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_atomically(aside / WEIGHTS, weights)
+    write_atomically(aside / CARD, json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     _replace_folder(aside, folder)
 
 
@@ -68,7 +69,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Energy
     """The surrogate of a model folder, bit for bit as it was saved.
 
     Raises:
-        ModelError: where anything is missing, damaged, of a newer format or of an unknown family; nothing is ever executed.
+        ModelError: where anything is missing, damaged, of a newer format or of an unknown family; nothing is ever
+            executed.
     """
     folder = Path(folder)
     card = _read_card(folder / CARD)
@@ -79,7 +81,9 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Energy
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder}: the architecture in {CARD} is damaged ({type(error).__name__}: {error})") from error
+        raise ModelError(
+            f"{folder}: the architecture in {CARD} is damaged ({type(error).__name__}: {error})"
+        ) from error
     _check_size(folder, potential, known)
     return EnergySurrogate(potential, known)
 
@@ -91,9 +95,13 @@ def _check_card(folder: Path, card: dict[str, Any]) -> ModelCard:
     if not isinstance(card["format"], int) or card["format"] < 1:
         raise ModelError(f"{folder / CARD} has the format {card['format']!r}, expected a number from 1 to {FORMAT}")
     if card["format"] > FORMAT:
-        raise ModelError(f"{folder} has format {card['format']}, newer than {FORMAT}: update twoscale or save it with this version")
+        raise ModelError(
+            f"{folder} has format {card['format']}, newer than {FORMAT}: update twoscale or save it with this version"
+        )
     if card["family"] not in FAMILIES:
-        raise ModelError(f"{folder} is of the unknown family {card['family']!r}: known are {', '.join(sorted(FAMILIES))}")
+        raise ModelError(
+            f"{folder} is of the unknown family {card['family']!r}: known are {', '.join(sorted(FAMILIES))}"
+        )
     try:
         return ModelCard.from_json(card)
     except ModelError as error:
@@ -104,8 +112,8 @@ def _check_size(folder: Path, potential: Potential, card: ModelCard) -> None:
     k = len(potential.weights["scale"])
     if not k == card.spec.k == card.box.k:
         raise ModelError(
-            f"{folder}: weights for {k} components, a card for {card.spec.k} and a range of {card.box.k}: the files do not belong "
-            "together"
+            f"{folder}: weights for {k} components, a card for {card.spec.k} and a range of {card.box.k}: "
+            "the files do not belong together"
         )
 
 
@@ -113,9 +121,13 @@ def _read_card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(f"{path.parent} has no {path.name}: it is not a model folder, or it was copied in part") from error
+        raise ModelError(
+            f"{path.parent} has no {path.name}: it is not a model folder, or it was copied in part"
+        ) from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error}): it was edited or damaged, copy the model again") from error
+        raise ModelError(
+            f"{path} cannot be read as JSON ({error}): it was edited or damaged, copy the model again"
+        ) from error
     if not isinstance(card, dict):
         raise ModelError(f"{path} must hold a JSON object, got {type(card).__name__}")
     return card
@@ -128,11 +140,15 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Array]:
         raise ModelError(f"{path} cannot be read ({error}): copy the model again") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise ModelError(f"{path} has SHA-256 {found}, its card says {sha256}: truncated or changed, copy the model again")
+        raise ModelError(
+            f"{path} has SHA-256 {found}, its card says {sha256}: truncated or changed, copy the model again"
+        )
     try:
         return dict(load(data))
     except (SafetensorError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} is not a safetensors file ({error}), though its hash is right: save the model again") from error
+        raise ModelError(
+            f"{path} is not a safetensors file ({error}), though its hash is right: save the model again"
+        ) from error
 
 
 def _replace_folder(aside: Path, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """The least-squares problem of an energy network: residuals, and the normal equations of its parameters.
 
-The parameters θ are (W0, b0, W1, …, w), one after the other, of N in :mod:`surrogates.energy_network`; everything here is in the
-scaled coordinates x = (U − I)/s. Since ∂(∂_ij N)/∂θ = ∂_ij (∂N/∂θ), the Jacobian of energy, flux and tangent is the jet of
+The parameters θ are (W0, b0, W1, …, w), one after the other, of N in :mod:`surrogates.energy_network`; everything
+here is in the scaled coordinates x = (U − I)/s. Since ∂(∂_ij N)/∂θ = ∂_ij (∂N/∂θ), the Jacobian of energy, flux and
+tangent is the jet of
 
     ∂N/∂W_l = g_l ⊗ a_{l−1},   ∂N/∂b_l = g_l,   ∂N/∂w = a_L,   g_l = tanh'(z_l) ⊙ W_{l+1}ᵀ g_{l+1}
 
@@ -32,7 +33,9 @@ def initial_parameters(layers: Sequence[int], seed: int) -> Array:
 
 def unpack(theta: Array, layers: Sequence[int]) -> tuple[list[Array], list[Array], Array]:
     """Views (W, b, w) of θ."""
-    W, b, at = [], [], 0
+    W: list[Array] = []
+    b: list[Array] = []
+    at = 0
     for inner, outer in zip(layers[:-1], layers[1:], strict=True):
         W.append(theta[at : at + outer * inner].reshape(outer, inner))
         at += outer * inner
@@ -80,7 +83,7 @@ class NetworkFit:
 
 
 def _corrected(x: Array, values: Array, reference: Array) -> Array:
-    """Values (n, C, …), changed in place, less those of the tangent plane at x = 0, whose jet there is ``reference`` (C, …)."""
+    """Values (n, C, …), changed in place, less the tangent plane at x = 0, given by the jet ``reference`` (C, …)."""
     k = x.shape[1]
     values[:, 0] -= reference[0] + np.tensordot(x, reference[1 : 1 + k], 1)
     values[:, 1 : 1 + k] -= reference[1 : 1 + k]

@@ -1,9 +1,10 @@
-"""Polynomial energies: fitted by linear least squares in about a second, and the control for every claim about a network.
+"""Polynomial energies: fitted by linear least squares in a second, and the control for every claim about a network.
 
     Ŵ(U) = Σ_{2 ≤ |α| ≤ d} c_α x^α,   x = (U − I)/s,   T = ∂Ŵ/∂U
 
-without constant and linear part, so that energy and flux vanish at U = I. Derivatives of a polynomial are polynomials: with the
-vector m(x) of all monomials up to degree d, energy, flux and tangent are the rows of one matrix product K m(x).
+without constant and linear part, so that energy and flux vanish at U = I. Derivatives of a polynomial are
+polynomials: with the vector m(x) of all monomials up to degree d, energy, flux and tangent are the rows of one
+matrix product K m(x).
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from surrogates.stretch_space import stretch_reference
 
 @dataclass(frozen=True)
 class Monomials:
-    """All monomials of k variables up to degree d, by degree; each is an earlier one, ``parent``, times one ``variable``.
+    """All monomials of k variables up to degree d, by degree.
 
-    ``levels`` holds the slice of every degree, 1 to d.
+    Each is an earlier one, ``parent``, times one ``variable``; ``levels`` holds the slice of every degree, 1 to d.
     """
 
     exponents: NDArray[np.int64]
@@ -60,17 +61,16 @@ class Monomials:
 
     def derivative(self, variable: int) -> Array:
         """∂ (M, M) with ∂m/∂x_variable = ∂ m."""
-        index = {tuple(e): i for i, e in enumerate(self.exponents.tolist())}
+        index = {tuple(exponent): column for column, exponent in enumerate(self.exponents)}
         matrix = np.zeros((len(self.exponents),) * 2)
-        for row, exponent in enumerate(self.exponents.tolist()):
-            power = exponent[variable]
-            if power:
-                exponent[variable] -= 1
-                matrix[row, index[tuple(exponent)]] = power
+        for row in np.flatnonzero(self.exponents[:, variable]):
+            lowered = self.exponents[row].copy()
+            lowered[variable] -= 1
+            matrix[row, index[tuple(lowered)]] = self.exponents[row, variable]
         return matrix
 
     def responses(self, scale: Array) -> Array:
-        """(C, M, M): rows r of monomials c give energy, flux (k) and upper tangent (k(k+1)/2) in U as c·responses[r] m."""
+        """R (C, M, M): energy, flux (k) and upper triangle of the tangent in U are c·R_r m of the coefficients c."""
         first = [self.derivative(v) / s for v, s in enumerate(scale)]
         pairs = zip(*np.triu_indices(len(scale)), strict=True)
         return np.stack([np.eye(len(self.exponents)), *first, *(first[i] @ first[j] for i, j in pairs)])
@@ -80,7 +80,8 @@ class PolynomialEnergy:
     """The energy of this module's docstring. Not safe for threads: one instance has one set of work buffers.
 
     Args:
-        weights: ``coefficients`` c (M,) of all monomials up to the degree, by degree, the first 1 + k zero; ``scale`` s (k,).
+        weights: ``coefficients`` c (M,) of all monomials up to the degree, by degree, the first 1 + k zero;
+            ``scale`` s (k,).
         degree: d ≥ 2.
         k: 3 (2D) or 6 (3D).
         device: where it evaluates.
@@ -91,9 +92,7 @@ class PolynomialEnergy:
 
     family = "polynomial-energy"
 
-    def __init__(
-        self, weights: Mapping[str, Array], degree: int, k: int, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, weights: Mapping[str, Array], degree: int, k: int, device: torch.device | str = "cpu") -> None:
         if degree < 2:
             raise ModelError(f"a polynomial energy has degree 2 or more, got {degree}")
         self.degree, self.k, self.device = degree, k, torch.device(device)

@@ -1,4 +1,4 @@
-"""What a family of energy surrogates provides: an energy with its first two derivatives, and the numbers it is made of."""
+"""What a family of energy surrogates provides: an energy with two derivatives, and the numbers it is made of."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Potential(Protocol):
         ...
 
     def evaluate(self, U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Energy (n,), flux (n, k), tangent (n, k, k) at U (n, k), n > 0; valid until the next call, which reuses them."""
+        """Energy (n,), flux (n, k), tangent (n, k, k) at U (n, k), n > 0; the next call may overwrite them."""
         ...
 
 
@@ -48,11 +48,14 @@ def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, Sequence[in
     """
     if weights.keys() != shapes.keys():
         raise ModelError(
-            f"the architecture has the arrays {sorted(shapes)}, the weights are {sorted(weights)}: the two do not belong together"
+            f"the architecture has the arrays {sorted(shapes)}, the weights are {sorted(weights)}: "
+            "the two do not belong together"
         )
     for name, shape in shapes.items():
         array = weights[name]
         if array.shape != tuple(shape) or array.dtype != np.float64:
             raise ModelError(f"weights {name} must be float64 {tuple(shape)}, got {array.dtype} {array.shape}")
         if not np.isfinite(array).all():
-            raise ModelError(f"weights {name} have numbers that are not finite: the training diverged or the file is damaged")
+            raise ModelError(
+                f"weights {name} have numbers that are not finite: the training diverged or the file is damaged"
+            )

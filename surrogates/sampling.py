@@ -1,6 +1,7 @@
 """Sampling a closure: a low-discrepancy design in a box of stretches, evaluated on all ranks of a communicator.
 
-Rotations are removed beforehand: the design lives in stretch space, so that no sample is spent on a mere change of frame.
+Rotations are removed beforehand: the design lives in stretch space, so that no sample is spent on a mere change of
+frame.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def stretch_design(
 ) -> StretchDesign:
     """N positive-definite stretches from a scrambled Sobol sequence in the box lower ≤ U ≤ upper.
 
-    Sobol points with Owen scrambling (Owen 1998, J. Complexity 14, 466); points of the box that are not positive definite
-    are skipped. The same arguments give the same design, and a larger n continues a smaller one.
+    Sobol points with Owen scrambling (Owen 1998, J. Complexity 14, 466); points of the box that are not positive
+    definite are skipped. The same arguments give the same design, and a larger n continues a smaller one.
 
     Args:
         lower: k lower bounds of the Mandel components, k = 3 (2D) or 6 (3D).
@@ -51,12 +52,14 @@ def stretch_design(
     """
     box = StretchBox.of(lower, upper)
     width = np.subtract(box.upper, box.lower)
-    sobol = qmc.Sobol(box.k, scramble=True, rng=np.random.default_rng(seed))
+    sobol = qmc.Sobol(box.k, scramble=True, seed=np.random.default_rng(seed))
     points = stretch_reference(box.k)[None] if include_reference else np.empty((0, box.k))
     drawn = 0
     while len(points) < n:
         if drawn > 1000 * n + 10_000:
-            raise ContractError(f"fewer than one in 1000 stretches of the box {lower} to {upper} is positive definite: shrink it")
+            raise ContractError(
+                f"fewer than one in 1000 stretches of the box {lower} to {upper} is positive definite: shrink it"
+            )
         block = box.lower + sobol.random(256) * width
         points = np.vstack((points, block[positive_definite(block)]))
         drawn += len(block)
@@ -75,9 +78,9 @@ def sample(
 ) -> Dataset:
     """Evaluate a closure over a design (collective) and return the same data set on every rank.
 
-    The design is cut into batches, the same ones for every number of ranks, and the ranks take them in turn. Every point
-    starts from ``closure.initial_state``. Points that are not usable are dropped, counted in ``provenance["dropped"]`` and
-    warned about.
+    The design is cut into batches, the same ones for every number of ranks, and the ranks take them in turn. Every
+    point starts from ``closure.initial_state``. Points that are not usable are dropped, counted in
+    ``provenance["dropped"]`` and warned about.
 
     Args:
         closure: from stretches to fluxes with energy; every rank passes its own, equal one.
@@ -94,7 +97,9 @@ def sample(
     """
     check_stretch_spec(closure.spec)
     if closure.spec.k != design.box.k:
-        raise ContractError(f"the design has {design.box.k} components and the closure {closure.spec.k}: make one for the other")
+        raise ContractError(
+            f"the design has {design.box.k} components and the closure {closure.spec.k}: make one for the other"
+        )
     starts = range(comm.rank * batch, len(design.points), comm.size * batch)
 
     def evaluate_share() -> dict[int, Response]:
@@ -113,7 +118,7 @@ def _evaluate(closure: Closure, points: Array, dt: float) -> Response:
     response = closure.evaluate(points, closure.initial_state(len(points)), dt)
     if response.energy is None:
         raise ContractError(
-            f"{type(closure).__name__} answers no energy, which an energy surrogate is trained on: return Response.energy"
+            f"{type(closure).__name__} answers no energy, and an energy surrogate is trained on it: fill Response.energy"
         )
     return replace(response, state=None)
 

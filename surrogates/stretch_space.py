@@ -37,9 +37,9 @@ def check_stretch_spec(spec: ClosureSpec) -> None:
     expected = mandel_components("U", 2 if spec.k == 3 else 3)
     if spec.gradient != expected or spec.reference != tuple(reference) or not spec.symmetric:
         raise ContractError(
-            f"an energy surrogate needs a closure of the stretch {expected} with reference {tuple(reference.tolist())} and "
-            f"a symmetric tangent, got {spec.gradient} with reference {spec.reference}, symmetric={spec.symmetric}: sample "
-            "the inner closure of the stretch frame, not the frame"
+            f"an energy surrogate needs a closure of the stretch {expected} with reference {reference} and a symmetric "
+            f"tangent, got {spec.gradient} with reference {spec.reference}, symmetric={spec.symmetric}: sample the inner "
+            "closure of the stretch frame, not the frame"
         )
 
 
@@ -48,11 +48,11 @@ def positive_definite(stretch: Array) -> NDArray[np.bool_]:
     u = stretch.T
     with np.errstate(invalid="ignore", over="ignore"):
         if len(u) == 3:
-            minors = (u[0], u[0] * u[1] - 0.5 * u[2] ** 2)
+            minors = [u[0], u[0] * u[1] - 0.5 * u[2] ** 2]
         else:
             a, b, c = u[3:] * np.sqrt(0.5)
             det = u[0] * (u[1] * u[2] - a * a) - c * (c * u[2] - a * b) + b * (c * a - u[1] * b)
-            minors = (u[0], u[0] * u[1] - c * c, det)
+            minors = [u[0], u[0] * u[1] - c * c, det]
         mask = np.isfinite(stretch).all(axis=1)
         for minor in minors:
             mask &= minor > 0.0
@@ -77,13 +77,15 @@ class StretchBox:
     def __post_init__(self) -> None:
         lower, upper, reference = np.array(self.lower), np.array(self.upper), stretch_reference(len(self.lower))
         if lower.shape != upper.shape:
-            raise ContractError(f"the box has {len(lower)} lower and {len(upper)} upper bounds: give one pair per component")
+            raise ContractError(
+                f"the box has {len(lower)} lower and {len(upper)} upper bounds: give one pair per component"
+            )
         if not (np.isfinite(lower).all() and np.isfinite(upper).all() and (lower < upper).all()):
             raise ContractError(f"every lower bound must be below its upper bound, got {self.lower} and {self.upper}")
         if not ((lower <= reference) & (reference <= upper)).all():
             raise ContractError(
-                f"the box {self.lower} to {self.upper} must contain the reference stretch {tuple(reference.tolist())}, where "
-                "energy and stress vanish"
+                f"the box {self.lower} to {self.upper} must contain the reference stretch {reference}, "
+                "where energy and stress vanish"
             )
 
     @classmethod
@@ -100,7 +102,7 @@ class StretchBox:
     def scale(self) -> Array:
         """Largest distance of each component from the reference (k,), so that |U − I|/scale ≤ 1 in the box."""
         reference = stretch_reference(self.k)
-        return np.maximum(np.abs(np.array(self.lower) - reference), np.abs(np.array(self.upper) - reference))
+        return np.asarray(np.maximum(reference - self.lower, self.upper - reference))
 
     def contains(self, stretch: Array) -> NDArray[np.bool_]:
         """Mask (n,) of the stretches (n, k) in the box, bounds included."""
