@@ -132,7 +132,7 @@ build_venv() {
     local base=$1 part=$2 final=${2%.part} lacking requirements
     lacking=$(unmet "$base")
     mapfile -t requirements <<<"$lacking"
-    say "installing with pip into $final (about a minute, 150 MB; several GB if torch is among it): ${requirements[*]}"
+    say "installing with pip into $final (a minute, 1 GB; minutes and several GB if torch is among it): ${requirements[*]}"
     inside "$base" -m venv --system-site-packages "$part"
     # The base may itself be a venv, which --system-site-packages does not show.
     inside "$base" - "$part" <<'END'

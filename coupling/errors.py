@@ -7,6 +7,10 @@
     ├── ClosureError         a closure failed at some points
     │   └── StepError        a load step failed after every permitted cut-back
     ├── RemoteRankError      another rank of the communicator failed; its message is quoted
+    ├── ServerError          a model server could not do what was asked
+    │   ├── ServerAddressError      its address is none, or nothing can listen there
+    │   ├── ServerUnavailableError  none answers, or the one that did died or hangs
+    │   └── ServerRefusedError      it answered, and said no: asking again will not help
     └── MissingPackageError  an optional package is needed for what was asked
 
 A failure at single points is not an exception but a value of :class:`coupling.contract.Status`; the exceptions here are
@@ -40,6 +44,22 @@ class StepError(ClosureError):
 
 class RemoteRankError(TwoscaleError, RuntimeError):
     """Another rank failed; this rank stops with it."""
+
+
+class ServerError(TwoscaleError, RuntimeError):
+    """A model server could not do what was asked."""
+
+
+class ServerAddressError(ServerError, ValueError):
+    """The address of a model server is none, or nothing can listen there."""
+
+
+class ServerUnavailableError(ServerError):
+    """No model server answers, or the one that did died or hangs."""
+
+
+class ServerRefusedError(ServerError):
+    """A model server said no: unknown model or version, or something that does not fit."""
 
 
 class MissingPackageError(TwoscaleError, ImportError):

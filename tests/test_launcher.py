@@ -78,12 +78,16 @@ def test_it_uses_the_python_that_has_dolfinx() -> None:
 
 
 def test_ranks(tmp_path: Path) -> None:
-    program = (
-        "from mpi4py import MPI; import os; print(MPI.COMM_WORLD.size, os.environ['OMP_NUM_THREADS'], os.getcwd())"
-    )
+    program = """
+import os
+from mpi4py import MPI
+ranks = MPI.COMM_WORLD.gather((os.environ["OMP_NUM_THREADS"], os.getcwd()))
+if ranks:
+    print(ranks)
+"""
     done = run("mpi", "2", "-c", program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:2] == [f"2 1 {tmp_path}"] * 2
+    assert done.stdout.strip() == str([("1", str(tmp_path))] * 2)
     assert run("mpi", "2", "-c", "raise SystemExit(3)").returncode == 3
 
 

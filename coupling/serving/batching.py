@@ -1,0 +1,117 @@
+"""The queue of the server: whose rows are evaluated next.
+
+Clients stand in a ring. The first one gives up to a chunk of its rows; what room is left is filled, in the order of the
+ring, with rows of others for the same model and version. Then the first client goes to the end of the ring. So a client
+waits for one chunk of every other at most, however many points these have, and nothing waits while there is work.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from coupling.serving.evaluation import Part
+from coupling.serving.frames import Request
+from coupling.serving.models import Version
+from coupling.serving.segment import Slot
+
+C = TypeVar("C")
+
+
+@dataclass(slots=True, eq=False)
+class Piece(Generic[C]):
+    """A request being served, ``done`` of its rows so far."""
+
+    client: C
+    request: Request
+    slot: Slot
+    version: Version
+    arrived: int
+    done: int = 0
+    flags: int = 0
+    compute_ns: int = 0
+
+    def goes_with(self, other: Piece[C]) -> bool:
+        """Whether both can be evaluated in one call."""
+        mine, its = self.request, other.request
+        if self.version is not other.version or (mine.flags ^ its.flags) & 1:
+            return False
+        return mine.dt == its.dt or not self.version.evaluator.spec.history
+
+
+@dataclass(slots=True)
+class Batch(Generic[C]):
+    """Parts for one call of a model, and the pieces they are of."""
+
+    version: Version
+    pieces: list[Piece[C]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    points: int = 0
+
+    def take(self, piece: Piece[C], room: int) -> None:
+        """Add as many rows of the piece as there is room for."""
+        n = min(room, piece.request.points - piece.done)
+        self.pieces.append(piece)
+        self.parts.append(Part(piece.slot, piece.done, piece.done + n))
+        self.points += n
+
+
+class FairQueue(Generic[C]):
+    """Pieces of all clients, each client's in the order they came."""
+
+    def __init__(self) -> None:
+        self._lines: dict[C, deque[Piece[C]]] = {}
+        self._ring: deque[C] = deque()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._ring)
+
+    @property
+    def clients(self) -> int:
+        """How many of them wait."""
+        return len(self._ring)
+
+    @property
+    def points(self) -> int:
+        """Rows that wait."""
+        return sum(p.request.points - p.done for line in self._lines.values() for p in line)
+
+    def add(self, piece: Piece[C]) -> None:
+        """Put a piece at the end of its client's line."""
+        line = self._lines.get(piece.client)
+        if line is None:
+            self._lines[piece.client] = deque((piece,))
+            self._ring.append(piece.client)
+        else:
+            line.append(piece)
+
+    def drop(self, client: C) -> None:
+        """Forget everything of a client."""
+        if self._lines.pop(client, None) is not None:
+            self._ring.remove(client)
+
+    def next_batch(self) -> Batch[C]:
+        """Rows for the next call; the queue must not be empty."""
+        leader = self._lines[self._ring[0]][0]
+        chunk, batch = leader.version.evaluator.chunk, Batch[C](leader.version)
+        for client in self._ring:
+            for piece in self._lines[client]:
+                if batch.points == chunk:
+                    break
+                if piece is leader or piece.goes_with(leader):
+                    batch.take(piece, chunk - batch.points)
+        self._ring.rotate(-1)
+        return batch
+
+    def finished(self, piece: Piece[C]) -> None:
+        """Take a piece out."""
+        line = self._lines.get(piece.client)
+        if line is None:
+            return
+        line.remove(piece)
+        if not line:
+            self.drop(piece.client)

@@ -1,0 +1,119 @@
+"""Evaluating rows of many clients in one call of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from coupling.contract import Array, Closure, ClosureSpec, Response
+from coupling.errors import ContractError
+from coupling.serving.frames import Flags
+from coupling.serving.segment import Slot
+
+
+@dataclass(slots=True)
+class Part:
+    """Rows ``start`` to ``stop`` of a slot."""
+
+    slot: Slot
+    start: int
+    stop: int
+
+
+class Evaluator(Protocol):
+    """Fills the results of parts; everything that depends on the device is behind this."""
+
+    @property
+    def spec(self) -> ClosureSpec:
+        """What the model takes and gives."""
+        ...
+
+    @property
+    def chunk(self) -> int:
+        """Points that one call takes at most."""
+        ...
+
+    def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> Flags:
+        """Evaluate the parts, together no more than a chunk, and say which optional results they have."""
+        ...
+
+
+class HostEvaluator:
+    """Evaluates closures that take and give arrays in host memory, on whatever device they compute.
+
+    Inputs are copied before the model sees them: a client that writes into its slot meanwhile deceives nobody's checks.
+    """
+
+    def __init__(self, closure: Closure, chunk: int) -> None:
+        self.closure, self.spec, self.chunk = closure, closure.spec, chunk
+        s = self.spec.state_size
+        self._gradient = np.empty((chunk, self.spec.k))
+        self._state, self._hint = (np.empty((chunk, s)), np.empty((chunk, s))) if s else (None, None)
+
+    def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> Flags:
+        """Gather, evaluate, scatter."""
+        n = 0
+        for part in parts:
+            n = self._gather(part, n, hint)
+        state = None if self._state is None else self._state[:n]
+        hints = self._hint[:n] if hint and self._hint is not None else None
+        response = self.closure.evaluate(self._gradient[:n], state, dt, hints)
+        flags = optional_results(self.spec, response, n)
+        row = 0
+        for part in parts:
+            row = _scatter(response, row, part)
+        return flags
+
+    def _gather(self, part: Part, n: int, hint: bool) -> int:
+        rows, end = slice(part.start, part.stop), n + part.stop - part.start
+        self._gradient[n:end] = part.slot.gradient[rows]
+        if self._state is not None and part.slot.state is not None:
+            self._state[n:end] = part.slot.state[rows]
+        if hint and self._hint is not None and part.slot.hint is not None:
+            self._hint[n:end] = part.slot.hint[rows]
+        return end
+
+
+def optional_results(spec: ClosureSpec, response: Response, n: int) -> Flags:
+    """Which optional results a response has, after a check of all shapes.
+
+    Raises:
+        ContractError: where the shapes are not those that the specification promises.
+    """
+    k, m = spec.k, spec.m
+    if response.flux.shape != (n, m) or response.tangent.shape != (n, m, k) or response.status.shape != (n,):
+        raise ContractError(
+            f"the model must give flux ({n}, {m}), tangent ({n}, {m}, {k}) and status ({n},), got "
+            f"{response.flux.shape}, {response.tangent.shape} and {response.status.shape}"
+        )
+    flags = 0
+    for flag, rows in ((Flags.UNCERTAINTY, response.uncertainty), (Flags.ENERGY, response.energy)):
+        if rows is not None:
+            _check_shape(rows, (n,))
+            flags |= flag
+    if spec.state_size:
+        _check_shape(response.state, (n, spec.state_size))
+    return Flags(flags)
+
+
+def _check_shape(rows: Array | None, shape: tuple[int, ...]) -> None:
+    if rows is None or rows.shape != shape:
+        raise ContractError(f"an array of the model's response must be of shape {shape}, got {np.shape(rows)}")
+
+
+def _scatter(response: Response, row: int, part: Part) -> int:
+    end, slot = row + part.stop - part.start, part.slot
+    from_, to = slice(row, end), slice(part.start, part.stop)
+    slot.flux[to] = response.flux[from_]
+    slot.tangent[to] = response.tangent[from_]
+    slot.status[to] = response.status[from_]
+    if response.uncertainty is not None:
+        slot.uncertainty[to] = response.uncertainty[from_]
+    if response.energy is not None:
+        slot.energy[to] = response.energy[from_]
+    if response.state is not None and slot.new_state is not None:
+        slot.new_state[to] = response.state[from_]
+    return end

@@ -1,0 +1,130 @@
+"""What travels over the socket: JSON to say hello, fixed-size frames afterwards. Numbers travel in shared memory.
+
+A connection begins with two exchanges in JSON, one object per packet:
+
+1. ``{"protocol": 1, "want": "model", "model": …}`` is answered by what is served under that name (specification,
+   version, fingerprint); the other wishes ("status", "swap", "rollback", "stop") by one object, and that is all.
+2. ``{"slots": …, "capacity": …, "bytes": …}`` comes with the descriptor of the client's segment
+   (:mod:`coupling.serving.segment`), and is answered by ``{"ok": true}``.
+
+Then the client rings with a :class:`Request` for every slot it has filled, and the server answers each with a
+:class:`Reply`, whose text says why where the code is not DONE. Requests are numbered; answering one twice does no harm.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from enum import IntEnum, IntFlag
+from typing import Any, NamedTuple
+
+PROTOCOL = 1
+MAGIC = 0x54574F53
+LARGEST_PACKET = 1 << 16
+_REQUEST = struct.Struct("<IIQIIIIdQ")
+_REPLY = struct.Struct("<IIQIIIIQ")
+REQUEST_BYTES = _REQUEST.size
+REPLY_BYTES = _REPLY.size
+LONGEST_TEXT = 1024
+
+
+class Kind(IntEnum):
+    """What a request asks for."""
+
+    EVALUATE = 1
+    ADOPT = 2
+
+
+class Code(IntEnum):
+    """How a request ended."""
+
+    DONE = 0
+    MALFORMED = 1
+    EXPIRED = 2
+    MODEL_FAILED = 3
+    NO_SUCH_VERSION = 4
+
+
+class Flags(IntFlag):
+    """Which optional arrays of a slot hold something."""
+
+    NONE = 0
+    HINT = 1
+    UNCERTAINTY = 2
+    ENERGY = 4
+
+
+class Request(NamedTuple):
+    """``points`` rows of ``slot`` are to be evaluated by ``version`` until ``deadline`` (monotonic clock, ns)."""
+
+    kind: int
+    sequence: int
+    slot: int = 0
+    points: int = 0
+    version: int = 0
+    flags: int = 0
+    dt: float = 0.0
+    deadline: int = 0
+
+
+class Reply(NamedTuple):
+    """The request of that ``sequence`` ended with ``code``; ``current`` is the version new clients get."""
+
+    code: int
+    sequence: int
+    slot: int = 0
+    points: int = 0
+    current: int = 0
+    flags: int = 0
+    compute_ns: int = 0
+    text: str = ""
+
+
+def pack_request(request: Request) -> bytes:
+    """The request as one packet."""
+    return _REQUEST.pack(MAGIC, *request)
+
+
+def unpack_request(packet: bytes | memoryview) -> Request | None:
+    """The request of a packet, None where that is no request."""
+    if len(packet) != REQUEST_BYTES:
+        return None
+    magic, *values = _REQUEST.unpack(packet)
+    return Request._make(values) if magic == MAGIC else None
+
+
+def pack_reply(reply: Reply) -> bytes:
+    """The reply as one packet, its text after the fixed part."""
+    return _REPLY.pack(MAGIC, *reply[:-1]) + reply.text.encode()[:LONGEST_TEXT]
+
+
+def unpack_reply(packet: bytes | memoryview) -> Reply | None:
+    """The reply of a packet, None where that is no reply."""
+    if len(packet) < REPLY_BYTES:
+        return None
+    magic, *values = _REPLY.unpack_from(packet)
+    if magic != MAGIC:
+        return None
+    text = bytes(packet[REPLY_BYTES:]).decode(errors="replace") if len(packet) > REPLY_BYTES else ""
+    return Reply(*values, text)
+
+
+def pack_json(message: dict[str, Any]) -> bytes:
+    """An object as one packet."""
+    return json.dumps(message, ensure_ascii=False).encode()
+
+
+def unpack_json(packet: bytes) -> dict[str, Any] | None:
+    """The object of a packet, None where that is none."""
+    try:
+        message = json.loads(packet)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def receive_with_descriptors(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """One packet and the descriptors that came with it, which the caller must close."""
+    packet, descriptors, _, _ = socket.recv_fds(sock, LARGEST_PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+    return packet, descriptors

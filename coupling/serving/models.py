@@ -1,0 +1,206 @@
+"""The models of a server: loaded, warmed up, validated, and switched from version to version.
+
+Versions of a model are numbered from 1. New clients get the current one and keep it until they ask for another
+(all ranks of a run together: :meth:`coupling.serving.remote_surrogate.RemoteSurrogate.adopt`), so that no answer is a
+mixture. A version is forgotten when it is neither current nor the one before, and no client has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from coupling.contract import Array, Closure, ClosureSpec, check_response, finite_rows, usable
+from coupling.errors import ModelError, ServerRefusedError
+from coupling.serving.evaluation import Evaluator, HostEvaluator, optional_results
+from coupling.serving.frames import Flags
+from coupling.serving.loading import fingerprint, load
+from coupling.serving.statistics import Statistics
+
+CHUNK = {"cpu": 256, "cuda": 16_384}
+
+
+@dataclass(eq=False)
+class Version:
+    """One version of a model, ready to answer."""
+
+    number: int
+    source: str
+    fingerprint: str
+    evaluator: Evaluator
+    optional: Flags
+    users: int = 0
+
+
+@dataclass(eq=False)
+class Model:
+    """The versions of a model; ``previous`` is what a rollback goes back to."""
+
+    name: str
+    versions: dict[int, Version] = field(default_factory=dict)
+    current: int = 0
+    previous: int = 0
+    newest: int = 0
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def find(self, number: int | None, print_: str | None) -> Version:
+        """The version of that number or fingerprint, the current one where neither is given.
+
+        Raises:
+            ServerRefusedError: where it is not served; names those that are.
+        """
+        matching = [
+            v
+            for v in self.versions.values()
+            if number in (None, v.number) and print_ in (None, v.fingerprint) and (number or print_ or self._is_current(v))
+        ]
+        if not matching:
+            there = ", ".join(f"{v.number} ({v.fingerprint})" for v in self.versions.values())
+            raise ServerRefusedError(
+                f"{self.name} is not served in version {number or print_}; there are: {there}, current is {self.current}"
+            )
+        return max(matching, key=lambda v: (self._is_current(v), v.number))
+
+    def switch(self, version: Version) -> None:
+        """Make a version the current one."""
+        self.versions[version.number] = version
+        self.newest = max(self.newest, version.number)
+        self.previous, self.current = self.current, version.number
+        self.forget()
+
+    def rollback(self) -> None:
+        """Make the version before the current one current again.
+
+        Raises:
+            ServerRefusedError: where there is none.
+        """
+        if self.previous not in self.versions:
+            raise ServerRefusedError(f"{self.name} has no version before {self.current} to go back to")
+        self.previous, self.current = self.current, self.previous
+
+    def forget(self) -> None:
+        """Let go of versions that nobody can need."""
+        for number, version in list(self.versions.items()):
+            if number not in (self.current, self.previous) and not version.users:
+                del self.versions[number]
+
+    def _is_current(self, version: Version) -> bool:
+        return version.number == self.current
+
+
+def prepare(source: str, number: int, device: str, *, like: Version | None = None, tolerance: float | None = None) -> Version:
+    """A version loaded, warmed up and validated.
+
+    Args:
+        source: see :mod:`coupling.serving.loading`.
+        number: of the version.
+        device: where it computes.
+        like: the version it is to replace: the specification must be the same.
+        tolerance: largest relative difference of the flux to that version, at gradients around the reference.
+
+    Raises:
+        ModelError: where it fails in any of this; says in what.
+    """
+    print_ = fingerprint(source)
+    closure = load(source, device)
+    chunk = getattr(closure, "chunk", None) or CHUNK[device.partition(":")[0]]
+    evaluator = HostEvaluator(closure, chunk)
+    optional = _warm_up(source, closure, chunk)
+    if like is not None:
+        _validate(source, closure, like, tolerance)
+    return Version(number, source, print_, evaluator, optional)
+
+
+def _warm_up(source: str, closure: Closure, chunk: int) -> Flags:
+    flags = Flags.NONE
+    for n in (1, chunk, chunk, 2):
+        gradient = probes(closure.spec, n)
+        try:
+            response = closure.evaluate(gradient, closure.initial_state(n), 1.0)
+            check_response(closure.spec, response, n)
+        except Exception as error:  # a user's model may raise anything
+            raise ModelError(f"{source} fails on {n} points: {type(error).__name__}: {error}") from error
+        flags = optional_results(closure.spec, response, n)
+        good = usable(response.status)
+        if not good[0] or not finite_rows(response)[good].all():
+            raise ModelError(f"{source} has no usable answer in the reference state, or numbers that are not finite")
+    return flags
+
+
+def _validate(source: str, closure: Closure, like: Version, tolerance: float | None) -> None:
+    if closure.spec != like.evaluator.spec:
+        raise ModelError(f"{source} has another specification than version {like.number}: {closure.spec}")
+    if tolerance is None:
+        return
+    assert isinstance(like.evaluator, HostEvaluator)
+    gradient = probes(closure.spec, 64)
+    new, old = (c.evaluate(gradient, c.initial_state(64), 1.0).flux for c in (closure, like.evaluator.closure))
+    error = float(np.linalg.norm(new - old) / (np.linalg.norm(old) or 1.0))
+    if not error <= tolerance:
+        raise ModelError(f"the flux of {source} differs from version {like.number} by {error:.1e}, allowed: {tolerance:.1e}")
+
+
+def probes(spec: ClosureSpec, n: int, amplitude: float = 0.01) -> Array:
+    """The reference gradient and n − 1 others within ± amplitude of it, the same in every process."""
+    offsets = np.random.default_rng(0).uniform(-amplitude, amplitude, (n, spec.k))
+    offsets[:1] = 0.0
+    return np.asarray(np.array(spec.reference) + offsets)
+
+
+class ModelTable:
+    """All models of a server by name; short names (the last part of a path) stand for the long ones where unique."""
+
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self.models: dict[str, Model] = {}
+        self._changed = changed
+
+    def find(self, name: str) -> Model | None:
+        """The model of that name."""
+        if name in self.models:
+            return self.models[name]
+        matching = [m for m in self.models.values() if m.name.rpartition("/")[2] == name]
+        return matching[0] if len(matching) == 1 else None
+
+    def add(self, name: str, version: Version) -> Model:
+        """Make a version the current one of a model, new or known."""
+        model = self.models.setdefault(name, Model(name))
+        model.switch(version)
+        self._changed()
+        return model
+
+    def rollback(self, model: Model) -> None:
+        """Go back to the version before."""
+        model.rollback()
+        self._changed()
+
+    def plan(self) -> list[dict[str, Any]]:
+        """What is served, for the process that will take over; :meth:`restore` makes it again."""
+        return [
+            {
+                "name": m.name,
+                "current": m.current,
+                "previous": m.previous,
+                "newest": m.newest,
+                "versions": {str(v.number): v.source for v in m.versions.values()},
+            }
+            for m in self.models.values()
+        ]
+
+    def restore(self, plan: list[dict[str, Any]], device: str) -> list[ModelError]:
+        """Load what a plan says; what cannot be loaded any more is returned as errors and left out."""
+        errors = []
+        for entry in plan:
+            model = Model(entry["name"], newest=entry["newest"], previous=entry["previous"])
+            for number, source in entry["versions"].items():
+                try:
+                    model.versions[int(number)] = prepare(source, int(number), device)
+                except ModelError as error:
+                    errors.append(error)
+            if model.versions:
+                current = entry["current"]
+                model.current = current if current in model.versions else max(model.versions)
+                self.models[model.name] = model
+        return errors

@@ -1,0 +1,165 @@
+"""Shared memory of one client and its server: slots of arrays, all offsets computed from the specification.
+
+The client creates the memory (``memfd_create``), fixes its size for ever (seals), fills slots and reads results; the
+server checks seals and size before it maps it, so that no access can fail later. Nothing in it says how long anything
+is: sizes travel over the socket and are checked there.
+
+A symmetric tangent travels in full: in shared memory packing costs more than the bytes it saves.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import stat
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coupling.contract import Array, ClosureSpec, StatusArray
+from coupling.errors import ServerRefusedError
+
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+MOST_SLOTS = 64
+MOST_BYTES = 1 << 30
+_SLOT_BYTES = 1 << 19
+_LINE, _PAGE = 64, mmap.PAGESIZE
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Arrays of one slot, each with one row per point; those of the server are its results."""
+
+    gradient: Array
+    state: Array | None
+    hint: Array | None
+    flux: Array
+    tangent: Array
+    uncertainty: Array
+    energy: Array
+    new_state: Array | None
+    status: StatusArray
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything is in a segment of ``slots`` slots with room for ``capacity`` points each."""
+
+    k: int
+    m: int
+    state_size: int
+    slots: int
+    capacity: int
+
+    @classmethod
+    def fitting(cls, spec: ClosureSpec, slots: int = 8) -> Layout:
+        """Slots of half a MiB or so: small enough for a cache, large enough to hide the doorbell."""
+        row = 8 * cls(spec.k, spec.m, spec.state_size, 1, 1).row_values
+        capacity = 1 << max(6, (_SLOT_BYTES // row).bit_length() - 1)
+        return cls(spec.k, spec.m, spec.state_size, slots, capacity)
+
+    @property
+    def row_values(self) -> int:
+        """Float64 values per point."""
+        return self.k + self.m + self.m * self.k + 2 + 3 * self.state_size
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a slot, whole pages."""
+        doubles = sum(_aligned(8 * self.capacity * width, _LINE) for _, width in self._fields())
+        return _aligned(doubles + self.capacity, _PAGE)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the segment."""
+        return self.slots * self.slot_bytes
+
+    def _fields(self) -> list[tuple[str, int]]:
+        s = self.state_size
+        return [
+            ("gradient", self.k),
+            ("state", s),
+            ("hint", s),
+            ("flux", self.m),
+            ("tangent", self.m * self.k),
+            ("uncertainty", 1),
+            ("energy", 1),
+            ("new_state", s),
+        ]
+
+    def views(self, memory: mmap.mmap) -> list[Slot]:
+        """The arrays of all slots."""
+        return [self._slot(memory, index * self.slot_bytes) for index in range(self.slots)]
+
+    def _slot(self, memory: mmap.mmap, offset: int) -> Slot:
+        n, arrays = self.capacity, dict[str, Any]()
+        shapes = {"tangent": (n, self.m, self.k), "uncertainty": (n,), "energy": (n,)}
+        for name, width in self._fields():
+            shape = shapes.get(name, (n, width))
+            arrays[name] = np.ndarray(shape, np.float64, memory, offset) if width else None
+            offset += _aligned(8 * n * width, _LINE)
+        return Slot(**arrays, status=np.ndarray((n,), np.int8, memory, offset))
+
+
+class Segment:
+    """A mapped segment; the memory is released when the last array of it is gone."""
+
+    def __init__(self, layout: Layout, descriptor: int) -> None:
+        self.layout = layout
+        self.slots = layout.views(mmap.mmap(descriptor, layout.bytes))
+
+
+def create(layout: Layout) -> tuple[Segment, int]:
+    """A new segment of this process and its descriptor, sealed."""
+    descriptor = os.memfd_create("twoscale", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, layout.bytes)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+        return Segment(layout, descriptor), descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def attach(spec: ClosureSpec, message: dict[str, Any], descriptors: list[int]) -> Segment:
+    """The segment that a client sent with this message, mapped; the descriptors stay the caller's to close.
+
+    Raises:
+        ServerRefusedError: where layout, size or seals are not what they have to be.
+    """
+    slots, capacity = message.get("slots"), message.get("capacity")
+    if not _positive(slots, MOST_SLOTS) or not _positive(capacity, MOST_BYTES):
+        raise ServerRefusedError(f"a segment has 1 to {MOST_SLOTS} slots of 1 point or more, got {slots} of {capacity}")
+    layout = Layout(spec.k, spec.m, spec.state_size, slots, capacity)
+    if layout.bytes > MOST_BYTES or message.get("bytes") != layout.bytes:
+        raise ServerRefusedError(
+            f"{slots} slots of {capacity} points are {layout.bytes} bytes and may be {MOST_BYTES}, got "
+            f"{message.get('bytes')!r}: client and server are of different versions of twoscale"
+        )
+    if len(descriptors) != 1:
+        raise ServerRefusedError(f"expected the descriptor of one segment, got {len(descriptors)}")
+    _check_memory(descriptors[0], layout.bytes)
+    try:
+        return Segment(layout, descriptors[0])
+    except (OSError, ValueError) as error:
+        raise ServerRefusedError(f"the segment cannot be mapped: {error}") from error
+
+
+def _check_memory(descriptor: int, size: int) -> None:
+    try:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise ServerRefusedError(f"the descriptor is not memory that can be sealed: {error}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or seals & SEALS != SEALS or status.st_size != size:
+        raise ServerRefusedError(f"a segment is sealed ({SEALS:#x}) and has {size} bytes, got {seals:#x}, {status.st_size}")
+
+
+def _positive(value: Any, most: int) -> bool:
+    return type(value) is int and 0 < value <= most
+
+
+def _aligned(size: int, to: int) -> int:
+    return -(-size // to) * to
