@@ -6,10 +6,11 @@ N is a network of tanh layers z_l = W_l a_{l−1} + b_l, a_l = tanh z_l, N = w·
 (:mod:`surrogates.growth`). Energy and flux vanish at U = I, the tangent is symmetric, and Ŵ → ∞ as det U → 0,
 whatever the weights. Rotations never enter (:class:`coupling.stretch.StretchFrame`).
 
-Tangents Z_l = ∂z_l/∂U travel forward with the values, g_l = ∂N/∂a_l backward, and with t = tanh z, tanh' = 1 − t²,
-tanh'' = −2 t (1 − t²)
+For the evaluation the layers are rewritten with the logistic function σ, which costs half as much: tanh z = 2σ(2z) − 1,
+so that y_l = 2 z_l = 4 W_l σ(y_{l−1}) + 2 (b_l − W_l 1). Tangents Y_l = ∂y_l/∂U travel forward with the values,
+g_l = ∂N/∂σ(y_l) backward, and with σ' = σ − σ², σ'' = σ' (1 − 2σ)
 
-    ∂²N/∂U² = Σ_l Z_lᵀ diag(tanh''(z_l) ⊙ g_l) Z_l
+    ∂²N/∂U² = Σ_l Y_lᵀ diag(σ''(y_l) ⊙ g_l) Y_l
 
 (forward over reverse differentiation by hand: Griewank and Walther 2008, Evaluating Derivatives, ch. 5; the
 derivatives of the linear output vanish).
@@ -34,9 +35,9 @@ from surrogates.stretch_space import stretch_reference
 
 @dataclass(frozen=True)
 class _Work:
-    """Buffers for one number of points n: jets[l] (1+k, n, h) holds a_l and its tangents, z[l] the same of z_l."""
+    """Buffers for one number of points n: jets[l] (1+k, n, h) holds σ(y_l) and its tangents, y[l] the same of y_l."""
 
-    z: list[torch.Tensor]
+    y: list[torch.Tensor]
     jets: list[torch.Tensor]
     slopes: list[torch.Tensor]
     adjoint: list[torch.Tensor]
@@ -63,6 +64,8 @@ class EnergyNetwork:
 
     def __init__(self, weights: Mapping[str, Array], layers: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.layers = tuple(int(width) for width in layers)
+        if len(self.layers) < 2 or self.layers[0] not in (3, 6):
+            raise ModelError(f"the layers of an energy network are 3 or 6 inputs and hidden widths, got {self.layers}")
         check_weights(weights, weight_shapes(self.layers))
         if not (weights["scale"] > 0.0).all() or weights["growth"] < 0.0:
             raise ModelError("an energy network needs a positive scale and a growth coefficient that is not negative")
@@ -104,14 +107,14 @@ class EnergyNetwork:
 
     def _forward(self, U: torch.Tensor, work: _Work) -> None:
         directions = self._W[0].t()[:, None, :]
-        torch.addmm(self._b[0], U, self._W[0].t(), out=work.z[0][0])
-        for level, (z, jet, slope) in enumerate(zip(work.z, work.jets, work.slopes, strict=True)):
+        torch.addmm(self._b[0], U, self._W[0].t(), out=work.y[0][0])
+        for level, (y, jet, slope) in enumerate(zip(work.y, work.jets, work.slopes, strict=True)):
             if level:
-                torch.mm(work.jets[level - 1].flatten(0, 1), self._W[level].t(), out=z.flatten(0, 1))
-                z[0] += self._b[level]
-                directions = z[1:]
-            t = torch.tanh(z[0], out=jet[0])
-            torch.addcmul(self._one, t, t, value=-1.0, out=slope)
+                torch.mm(work.jets[level - 1].flatten(0, 1), self._W[level].t(), out=y.flatten(0, 1))
+                y[0] += self._b[level]
+                directions = y[1:]
+            s = torch.sigmoid(y[0], out=jet[0])
+            torch.addcmul(s, s, s, value=-1.0, out=slope)
             if level + 1 < len(self._W):
                 torch.mul(directions, slope, out=jet[1:])
 
@@ -121,30 +124,31 @@ class EnergyNetwork:
         work.pairs.zero_()
         for level in range(len(self._W) - 1, -1, -1):
             p = torch.mul(work.slopes[level], g, out=work.adjoint[level])
-            q = torch.mul(p, work.jets[level][0], out=work.slopes[level])
+            q = torch.addcmul(p, p, work.jets[level][0], value=-2.0, out=work.slopes[level])
             if level == 0:
                 break
-            Z, products, row = work.z[level][1:], work.products[level], 0
+            Y, products, row = work.y[level][1:], work.products[level], 0
             for i in range(k):
-                weighted = torch.mul(Z[i], q, out=work.z[level][0])
-                torch.mul(Z[i:], weighted, out=products[i:])
+                weighted = torch.mul(Y[i], q, out=work.y[level][0])
+                torch.mul(Y[i:], weighted, out=products[i:])
                 work.pairs[row : row + k - i] += torch.sum(products[i:], -1, out=work.rows[i:])
                 row += k - i
             g = torch.mm(p, self._W[level], out=work.jets[level - 1][1])
-        work.pairs.addmm_(self._first_pairs, q.t()).mul_(-2.0)
+        work.pairs.addmm_(self._first_pairs, q.t())
         return torch.addmm(-self._reference_flux, p, self._W[0], out=work.flux)
 
     def _fold_scales(self) -> None:
-        """Take s into the first layer and e into the output, so that the evaluation knows only U and Ŵ."""
+        """Take s and e into the first layer and the output, and rewrite tanh as σ; N loses a constant."""
         tensors = {name: torch.from_numpy(array).to(self.device) for name, array in self.weights.items()}
         depth, k = len(self.layers) - 1, self.layers[0]
-        self._W = [tensors[f"W{level}"].contiguous() for level in range(depth)]
-        self._b = [tensors[f"b{level}"] for level in range(depth)]
         reference = torch.from_numpy(stretch_reference(k)).to(self.device)
-        self._W[0] = self._W[0] / tensors["scale"]
-        self._b[0] = self._b[0] - self._W[0] @ reference
-        self._output = tensors["energy_scale"] * tensors["output"]
-        self._one = torch.ones((), dtype=torch.float64, device=self.device)
+        first = tensors["W0"] / tensors["scale"]
+        self._W, self._b = [2.0 * first], [2.0 * (tensors["b0"] - first @ reference)]
+        for level in range(1, depth):
+            W, b = tensors[f"W{level}"], tensors[f"b{level}"]
+            self._W.append(4.0 * W)
+            self._b.append(2.0 * (b - W.sum(1)))
+        self._output = 2.0 * tensors["energy_scale"] * tensors["output"]
         i, j = np.triu_indices(k)
         full = np.zeros((k, k), dtype=np.int64)
         full[i, j] = full[j, i] = np.arange(len(i))
@@ -168,7 +172,7 @@ class EnergyNetwork:
         jets = [empty(1 + k, n, h) for h in hidden]
         planes = [empty(n, h) for h in hidden]
         return _Work(
-            z=[empty(1 + k, n, h) for h in hidden],
+            y=[empty(1 + k, n, h) for h in hidden],
             jets=jets,
             slopes=[empty(n, h) for h in hidden],
             adjoint=planes,

@@ -14,8 +14,11 @@ from surrogates.stretch_space import positive_definite
 class EnergySurrogate:
     """The closure U → T = ∂Ŵ/∂U of a potential; wrap it with :class:`coupling.stretch.StretchFrame` for F → P.
 
-    * ``uncertainty`` is, inside the box it was trained on, the largest flux error ‖T − T_fine‖ over the hold-out
-      samples: an honest scale of the error over the box, not a bound and not resolved in space. Outside it is +∞.
+    * ``uncertainty`` is, inside the box it was trained on, the largest flux error ‖T − T_fine‖ over the m hold-out
+      samples. A fresh point of the same design exceeds the largest of m exchangeable errors with probability
+      1/(m + 1); early stopping looks at the same samples, and up to three times as many were counted. It is no bound,
+      and the same everywhere: where the fine scale is close to an instability, single points have erred by more than
+      ten times as much. Outside the box it is +∞.
     * A stretch outside the box is OUTSIDE_RANGE, one that is not finite or not positive definite INADMISSIBLE.
     * Points are evaluated in chunks that fit the cache. torch should run on one thread
       (``torch.set_num_threads(1)``): with more of them small batches wait for threads.

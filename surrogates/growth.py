@@ -40,7 +40,7 @@ class Growth:
         q, dq = J + inverse - 2.0, 1.0 - inverse * inverse
         first = (2.0 * self.coefficient) * q * dq
         second = (2.0 * self.coefficient) * (dq * dq + 2.0 * q * inverse**3)
-        tangent = (second[:, None] * dJ)[:, :, None] * dJ[:, None, :] + first[:, None, None] * ddJ
+        tangent = second[:, None, None] * (dJ[:, :, None] * dJ[:, None, :]) + first[:, None, None] * ddJ
         return self.coefficient * q * q, first[:, None] * dJ, tangent
 
     def _determinant(self, U: torch.Tensor) -> Triple:
@@ -63,4 +63,5 @@ def _determinant_derivative(k: int) -> Array:
     for a, b, c in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         eps3[a, b, c], eps3[a, c, b] = 1.0, -1.0
     half = np.einsum("ijk,pil,qjm->pqlmk", eps3, D, D)
-    return np.asarray(np.einsum("pqlmk,lmn,rkn->pqr", half, eps3, D, optimize=True))
+    derivative = np.einsum("pqlmk,lmn,rkn->rpq", half, eps3, D, optimize=True)
+    return np.asarray(0.5 * (derivative + derivative.transpose(0, 2, 1)))  # symmetric to the bit

@@ -98,7 +98,7 @@ def _check_card(folder: Path, card: dict[str, Any]) -> ModelCard:
         raise ModelError(
             f"{folder} has format {card['format']}, newer than {FORMAT}: update twoscale or save it with this version"
         )
-    if card["family"] not in FAMILIES:
+    if not isinstance(card["family"], str) or card["family"] not in FAMILIES:
         raise ModelError(
             f"{folder} is of the unknown family {card['family']!r}: known are {', '.join(sorted(FAMILIES))}"
         )

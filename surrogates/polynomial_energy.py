@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -93,15 +94,14 @@ class PolynomialEnergy:
     family = "polynomial-energy"
 
     def __init__(self, weights: Mapping[str, Array], degree: int, k: int, device: torch.device | str = "cpu") -> None:
-        if degree < 2:
-            raise ModelError(f"a polynomial energy has degree 2 or more, got {degree}")
+        if degree < 2 or k not in (3, 6):
+            raise ModelError(f"a polynomial energy has degree 2 or more and 3 or 6 inputs, got {degree} and {k}")
         self.degree, self.k, self.device = degree, k, torch.device(device)
-        monomials = Monomials.up_to(degree, k)
-        check_weights(weights, {"coefficients": (len(monomials.exponents),), "scale": (k,)})
+        check_weights(weights, {"coefficients": (comb(degree + k, k),), "scale": (k,)})
         if np.any(weights["coefficients"][: 1 + k]) or not (weights["scale"] > 0.0).all():
             raise ModelError("a polynomial energy needs positive scales and no constant or linear coefficient")
         self.weights = {name: np.array(array) for name, array in weights.items()}
-        self._prepare(monomials)
+        self._prepare(Monomials.up_to(degree, k))
         self._work = lru_cache(maxsize=2)(self._allocate)
 
     @property

@@ -118,7 +118,7 @@ def _evaluate(closure: Closure, points: Array, dt: float) -> Response:
     response = closure.evaluate(points, closure.initial_state(len(points)), dt)
     if response.energy is None:
         raise ContractError(
-            f"{type(closure).__name__} answers no energy, and an energy surrogate is trained on it: fill Response.energy"
+            f"{type(closure).__name__} answers no energy, which energy surrogates are trained on: fill Response.energy"
         )
     return replace(response, state=None)
 

@@ -38,8 +38,8 @@ def check_stretch_spec(spec: ClosureSpec) -> None:
     if spec.gradient != expected or spec.reference != tuple(reference) or not spec.symmetric:
         raise ContractError(
             f"an energy surrogate needs a closure of the stretch {expected} with reference {reference} and a symmetric "
-            f"tangent, got {spec.gradient} with reference {spec.reference}, symmetric={spec.symmetric}: sample the inner "
-            "closure of the stretch frame, not the frame"
+            f"tangent, got {spec.gradient} with reference {spec.reference}, symmetric={spec.symmetric}: "
+            "sample the inner closure of the stretch frame, not the frame"
         )
 
 

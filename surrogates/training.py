@@ -134,7 +134,7 @@ class _Scaling:
         )
 
     def problem(self, data: Dataset) -> tuple[Array, Array, Array]:
-        """X (n, k), target jets (n, C) less the growth term, and weights (C,)."""
+        """Coordinates x (n, k), target jets (n, C) less the growth term, and weights (C,)."""
         growth = Growth(self.growth, data.spec.k, torch.device("cpu")).evaluate(torch.from_numpy(data.gradient))
         energy, flux, tangent = (
             a - g.numpy() for a, g in zip((data.energy, data.flux, data.tangent), growth, strict=True)

@@ -1,0 +1,127 @@
+"""Cost of energy, flux and tangent of a surrogate, against automatic differentiation and against one point at a time.
+
+    ./run bench surrogate [--json PATH] [--device cuda]
+
+All tasks take turns in one run on one thread; the goals are those for 3 layers of 64 in batches of 1,000.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from coupling.contract import Array
+from surrogates import EnergyNetwork, EnergySurrogate, HoldOutErrors, ModelCard, StretchBox
+from surrogates.potential import Potential
+from tests.benchmarks.timing import interleaved, show, write_json
+from tests.surrogate_cases import (
+    autodiff,
+    network_energy,
+    random_network,
+    random_polynomial,
+    random_stretches,
+    stretch_spec,
+)
+
+BATCHES = (1, 16, 108, 1000, 10_000)
+COMPARED = 1000
+GOALS = {"µs per point at 1,000": 10.0, "× faster than torch.func": 5.0, "× faster than point by point": 100.0}
+
+
+def surrogate_of(potential: Potential) -> EnergySurrogate:
+    """A surrogate with a card that says nothing."""
+    k = len(potential.weights["scale"])
+    spec = stretch_spec(k)
+    box = StretchBox.of(np.array(spec.reference) - 0.25, np.array(spec.reference) + 0.25)
+    return EnergySurrogate(
+        potential, ModelCard(spec, box, HoldOutErrors(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0), "", {}, {})
+    )
+
+
+def evaluation(surrogate: EnergySurrogate, U: Array, calls: int = 1) -> Callable[[], None]:
+    """Calls of the closure, arrays in and arrays out."""
+
+    def task() -> None:
+        for _ in range(calls):
+            surrogate.evaluate(U, None, 0.0)
+
+    return task
+
+
+def microseconds(surrogate: EnergySurrogate, repeats: int) -> dict[int, float]:
+    """Microseconds per point for every size of batch, each called several times in a row as a solver does."""
+    k = surrogate.spec.k
+    calls = {n: max(1, min(20, 4000 // n)) for n in BATCHES}
+    tasks = {str(n): evaluation(surrogate, random_stretches(k, n), calls[n]) for n in BATCHES}
+    seconds = interleaved(tasks, repeats=repeats)
+    return {n: 1e6 * seconds[str(n)] / (n * calls[n]) for n in BATCHES}
+
+
+def ratios(network: EnergyNetwork, repeats: int) -> dict[str, float]:
+    """Milliseconds for 1,000 points of the surrogate, of torch.func, and of torch.func one point at a time."""
+    surrogate, energy = surrogate_of(network), network_energy(network)
+    U = random_stretches(network.layers[0], COMPARED)
+    on_device = torch.from_numpy(U).to(network.device)
+    few = 20
+
+    def point_by_point() -> None:
+        for point in on_device[:few]:
+            autodiff(energy, point[None])
+
+    tasks = {
+        "surrogate": evaluation(surrogate, U),
+        "torch.func": lambda: autodiff(energy, on_device),
+        "point by point": point_by_point,
+    }
+    seconds = interleaved(tasks, repeats=repeats)
+    seconds["point by point"] *= COMPARED / few
+    return {name: 1e3 * s for name, s in seconds.items()}
+
+
+def main() -> None:
+    """Measure, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    potentials: dict[str, Potential] = {
+        "network 3×64": random_network((3, 64, 64, 64), device=arguments.device),
+        "network 2×32": random_network((3, 32, 32), device=arguments.device),
+        "polynomial, degree 8": random_polynomial(8, 3, device=arguments.device),
+        "network 3×64, 3D": random_network((6, 64, 64, 64), device=arguments.device),
+    }
+    cost = {name: microseconds(surrogate_of(p), arguments.repeats) for name, p in potentials.items()}
+    rows = [[name, *(f"{us[n]:.2f}" for n in BATCHES), f"{1e-3 * 108 * us[108]:.2f}"] for name, us in cost.items()]
+    columns = ["energy, flux and tangent", *(f"n = {n:,}" for n in BATCHES), "ms at 108"]
+    show("µs per point by size of batch", columns, rows)
+
+    reference = random_network((3, 64, 64, 64), device=arguments.device)
+    ms = ratios(reference, max(3, arguments.repeats // 6))
+    figures = {
+        "µs per point at 1,000": cost["network 3×64"][1000],
+        "× faster than torch.func": ms["torch.func"] / ms["surrogate"],
+        "× faster than point by point": ms["point by point"] / ms["surrogate"],
+    }
+    rows = [[name, f"{value:.1f}", f"{GOALS[name]:.0f}"] for name, value in figures.items()]
+    show("network 3×64", ["", "measured", "goal"], rows)
+    write_json(
+        arguments.json,
+        {
+            "device": arguments.device,
+            "us_per_point": {name: {str(n): us[n] for n in BATCHES} for name, us in cost.items()},
+            "ms_per_1000": ms,
+            "figures": figures,
+            "goals": GOALS,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

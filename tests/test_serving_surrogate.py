@@ -1,0 +1,195 @@
+"""The remote surrogate is the local one, seen from elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coupling import AcceleratedClosure, RangeGate, Status
+from coupling.closed_forms import StretchNeoHookean
+from coupling.conformance import assert_conforms
+from coupling.errors import ContractError, ServerAddressError, ServerError, ServerRefusedError, ServerUnavailableError
+from coupling.serving import CollectiveSurrogate, RemoteSurrogate
+from coupling.serving.models import probes
+from tests import serving_models
+from tests.serving_processes import MODELS, NEO_HOOKEAN, SLOW, running
+
+pytestmark = pytest.mark.timeout(60)
+LOCAL = serving_models.neo_hookean()
+
+
+@pytest.fixture(scope="module")
+def server():
+    names = ("neo_hookean", "standard_linear_solid", "Slow", "Sensitive", "linear_elastic")
+    with running(*(MODELS + name for name in names)) as server:
+        yield server
+
+
+@pytest.fixture
+def remote(server):
+    with server.surrogate() as surrogate:
+        yield surrogate
+
+
+def assert_same(one, other):
+    for name in ("flux", "tangent", "status", "state", "uncertainty", "energy"):
+        mine, its = getattr(one, name), getattr(other, name)
+        assert (mine is None) == (its is None), name
+        if mine is not None:
+            np.testing.assert_array_equal(mine, its, err_msg=name)
+
+
+def test_conforms(remote):
+    assert_conforms(remote)
+
+
+def test_with_a_state_conforms(server):
+    with server.surrogate(f"{MODELS}standard_linear_solid") as remote:
+        assert_conforms(remote)
+
+
+@pytest.mark.parametrize("n", [0, 1, 64, 255, 256, 257, 1000, 4096, 4097, 50_000])
+def test_every_bit_is_the_local_one(remote, n):
+    gradient = probes(LOCAL.spec, n, 0.05)
+    local = [LOCAL.evaluate(gradient[a : a + 256], None, 1.0) for a in range(0, n, 256)]
+    answer = remote.evaluate(gradient, None, 1.0)
+    assert len(answer.flux) == n
+    for i, part in enumerate(local):
+        rows = slice(256 * i, 256 * (i + 1))
+        np.testing.assert_array_equal(answer.flux[rows], part.flux)
+        np.testing.assert_array_equal(answer.tangent[rows], part.tangent)
+        np.testing.assert_array_equal(answer.energy[rows], part.energy)
+        np.testing.assert_array_equal(answer.uncertainty[rows], part.uncertainty)
+
+
+def test_state_hint_and_dt_arrive(server):
+    local = serving_models.standard_linear_solid()
+    rng = np.random.default_rng(1)
+    n = 20_000
+    gradient, state, hint = (rng.uniform(-0.1, 0.1, (n, 3)) for _ in range(3))
+    with server.surrogate(f"{MODELS}standard_linear_solid") as remote:
+        np.testing.assert_array_equal(remote.initial_state(5), local.initial_state(5))
+        for dt in (0.1, 1.0):
+            answer, expected = remote.evaluate(gradient, state, dt, hint), local.evaluate(gradient, state, dt, hint)
+            np.testing.assert_allclose(answer.flux, expected.flux, rtol=1e-14)
+            np.testing.assert_array_equal(answer.state, expected.state)
+
+
+def test_points_that_cannot_be_evaluated_are_values(remote):
+    gradient = probes(LOCAL.spec, 3)
+    gradient[0], gradient[1] = np.nan, [3.0, 1.0, 0.0]
+    assert remote.evaluate(gradient, None, 1.0).status.tolist() == [Status.INADMISSIBLE, Status.OUTSIDE_RANGE, Status.OK]
+
+
+def test_tickets_are_collected_in_any_order(remote):
+    gradients = [probes(LOCAL.spec, n, 0.05) for n in (20_000, 10, 5000, 0, 70_000)]
+    tickets = [remote.submit(g, None, 1.0) for g in gradients]
+    answers = {i: remote.collect(tickets[i]) for i in (3, 1, 4, 0, 2)}
+    for i, gradient in enumerate(gradients):
+        np.testing.assert_allclose(answers[i].flux, LOCAL.evaluate(gradient, None, 1.0).flux, rtol=1e-13)
+
+
+def test_work_goes_on_while_the_server_computes(server):
+    with server.surrogate(SLOW) as remote:
+        ticket = remote.submit(probes(LOCAL.spec, 64), None, 1.0)
+        other = server.status()["queue"]["requests"]
+        assert_same(remote.collect(ticket), LOCAL.evaluate(probes(LOCAL.spec, 64), None, 1.0))
+    assert other == 1
+
+
+def test_serves_an_accelerated_closure(remote):
+    closure = AcceleratedClosure(StretchNeoHookean(1.0, 2.0), remote, gate=RangeGate())
+    gradient = probes(LOCAL.spec, 10)
+    gradient[0] = [3.0, 1.0, 0.0]
+    answer = closure.evaluate(gradient, None, 1.0)
+    assert answer.status.tolist() == [Status.FALLBACK] + [Status.OK] * 9
+
+
+def test_a_model_that_raises_fails_alone(server):
+    """Two clients in one batch: only the one at fault hears of it, and the other gets its answer."""
+    name = f"{MODELS}Sensitive"
+    with server.surrogate(name) as good, server.surrogate(name) as bad:
+        wrong = probes(LOCAL.spec, 8)
+        wrong[3, 0] = 4.0
+        first = good.submit(probes(LOCAL.spec, 100), None, 1.0)
+        at_fault, innocent = bad.submit(wrong, None, 1.0), good.submit(probes(LOCAL.spec, 8), None, 1.0)
+        for ticket in (first, innocent):
+            assert (good.collect(ticket).status == Status.OK).all()
+        with pytest.raises(ServerError, match="U11 is larger than 3"):
+            bad.collect(at_fault)
+        assert bad.evaluate(probes(LOCAL.spec, 8), None, 1.0).status.tolist() == [0] * 8
+
+
+def test_large_requests_do_not_starve_small_ones(server):
+    """100 chunks of 10 ms are under way; 8 points of another client wait for two or three of them."""
+    with server.surrogate(SLOW) as large, server.surrogate(SLOW) as small:
+        ticket = large.submit(probes(LOCAL.spec, 3200), None, 1.0)
+        small.evaluate(probes(LOCAL.spec, 8), None, 1.0)
+        left = server.status()["queue"]["points"]
+        large.collect(ticket)
+    assert left > 2500
+
+
+def test_wrong_arrays_are_refused_before_they_are_sent(remote):
+    with pytest.raises(ContractError, match="must be float64"):
+        remote.evaluate(probes(LOCAL.spec, 3).astype(np.float32), None, 1.0)
+    with pytest.raises(ContractError, match="must have shape"):
+        remote.evaluate(np.zeros((3, 4)), None, 1.0)
+
+
+def test_unknown_model(server):
+    with pytest.raises(ServerRefusedError, match=r"no model 'glass' here.*neo_hookean"):
+        server.surrogate("glass")
+
+
+def test_a_model_that_cannot_be_loaded(server):
+    with pytest.raises(ServerRefusedError, match=r"cannot load tests\.serving_models:Marble"):
+        server.surrogate(f"{MODELS}Marble")
+    with pytest.raises(ServerRefusedError, match="no usable answer|not finite"):
+        server.surrogate(f"{MODELS}Useless")
+
+
+def test_a_model_the_server_does_not_have_is_loaded(server):
+    with server.surrogate(f"{MODELS}stiffer") as remote:
+        expected = serving_models.stiffer().evaluate(probes(LOCAL.spec, 5), None, 1.0)
+        assert_same(remote.evaluate(probes(LOCAL.spec, 5), None, 1.0), expected)
+
+
+def test_version_mismatch(server):
+    with pytest.raises(ServerRefusedError, match="is not served in version 7; there are: 1"):
+        server.surrogate(version=7)
+
+
+def test_several_models_at_once(server):
+    names = ("neo_hookean", "linear_elastic")
+    surrogates = [server.surrogate(MODELS + name) for name in names]
+    tickets = [s.submit(probes(s.spec, 5000), None, 1.0) for s in surrogates]
+    for name, surrogate, ticket in zip(names, surrogates, tickets, strict=True):
+        local = getattr(serving_models, name)()
+        expected = local.evaluate(probes(local.spec, 5000), None, 1.0)
+        np.testing.assert_allclose(surrogate.collect(ticket).flux, expected.flux, rtol=1e-13, atol=1e-16)
+        surrogate.close()
+
+
+def test_no_server_at_an_explicit_address(tmp_path):
+    with pytest.raises(ServerUnavailableError, match="no model server answers at @nobody-there"):
+        RemoteSurrogate(NEO_HOOKEAN, address="@nobody-there")
+    with pytest.raises(ServerAddressError, match="sockets allow 107"):
+        RemoteSurrogate(NEO_HOOKEAN, address="/tmp/" + 120 * "x")
+
+
+def test_address_from_the_environment(server, monkeypatch):
+    monkeypatch.setenv("TWOSCALE_SERVER", server.address)
+    with RemoteSurrogate(NEO_HOOKEAN) as remote:
+        assert remote.address == server.address
+        assert_same(remote.evaluate(probes(LOCAL.spec, 5), None, 1.0), LOCAL.evaluate(probes(LOCAL.spec, 5), None, 1.0))
+
+
+def test_collective_outcome(server):
+    from mpi4py import MPI
+
+    with server.surrogate(f"{MODELS}Sensitive") as inner:
+        remote = CollectiveSurrogate(inner, MPI.COMM_SELF)
+        assert remote.evaluate(probes(LOCAL.spec, 5), None, 1.0).status.tolist() == [0] * 5
+        with pytest.raises(ServerError, match="U11"):
+            remote.evaluate(np.full((1, 3), 4.0), None, 1.0)
