@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.polar import mandel_basis
+from demos.cook_runs import Run
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve_fields import fluctuation, local_flux
-
-if TYPE_CHECKING:
-    from demos.demo_cooks_membrane import Run
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,70 +24,13 @@ from mpi4py import MPI
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from coupling import AcceleratedClosure, Closure, Ledger, RangeGate, StretchFrame
-from coupling.contract import Array
+from coupling import AcceleratedClosure, RangeGate, StretchFrame
 from coupling.files import write_atomically
-from demos.cook import Membrane, membrane
-from solver_adapters.energies import Energy, NeoHookean
-from solver_adapters.fenicsx import StepRecord, load_steps
-from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_meshes import UnitCell, centred_fibre, centred_void
+from demos.cook_figures import write_fields, write_figures
+from demos.cook_runs import CASES, Case, Run, create_rve, run, stress_errors
 from surrogates import EnergySurrogate, load_model, sample, save_model, stretch_design, train_energy_network
-
-MATERIALS: Mapping[int, Energy] = {1: NeoHookean(1.0, 2.0), 2: NeoHookean(20.0, 40.0)}
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is run: the unit cell, the load that bends the membrane well into finite strain, and the range to train for.
-
-    The box of stretches is that of a run with the matrix material alone, rounded outwards.
-    """
-
-    cell: Callable[..., UnitCell]
-    size: float
-    load: float
-    lower: tuple[float, float, float]
-    upper: tuple[float, float, float]
-    samples: int
-    largest_tip_error: float
-
-
-CASES = {
-    "fibre": Case(centred_fibre, 0.106, 0.25, (0.80, 0.93, -0.10), (1.12, 1.12, 0.25), 400, 1e-4),
-    "void": Case(centred_void, 0.092, 0.10, (0.82, 0.95, -0.08), (1.09, 1.09, 0.21), 600, 3e-4),
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One finished run of the membrane.
-
-    Args:
-        membrane: in its final state.
-        seconds: wall time of the load steps.
-        curve: (steps + 1, 2) load factor and vertical tip displacement.
-        tip: (2,) final tip displacement.
-        records: one for each load step.
-        ledger: of the macro problem, the closure and the RVE together, over all ranks.
-    """
-
-    membrane: Membrane
-    seconds: float
-    curve: Array
-    tip: Array
-    records: list[StepRecord]
-    ledger: Ledger
-
-
-def create_rve(case: Case, *, for_training: bool = False) -> PeriodicRVE:
-    """The RVE of a case; for training with the energy and a tighter tolerance."""
-    return PeriodicRVE(
-        case.cell(size=case.size), MATERIALS, energy=for_training, tolerance=1e-12 if for_training else 1e-10
-    )
 
 
 def train(comm: MPI.Comm, case: Case, folder: Path, *, samples: int, seconds: dict[str, float]) -> EnergySurrogate:
@@ -103,52 +45,6 @@ def train(comm: MPI.Comm, case: Case, folder: Path, *, samples: int, seconds: di
     comm.barrier()
     seconds["training"] = time.perf_counter() - start - seconds["sampling"]
     return load_model(folder)
-
-
-def run(
-    comm: MPI.Comm, closure: Closure, case: Case, *, steps: int = 8, cells: tuple[int, int] = (6, 3), title: str = ""
-) -> Run:
-    """Step the membrane to its full load (collective)."""
-    macro = membrane(comm, closure, cells=cells, load=case.load)
-    curve = [(0.0, 0.0)]
-    with Progress(disable=comm.rank > 0 or not title) as bar:
-        task = bar.add_task(title, total=1.0)
-
-        def on_step(record: StepRecord) -> None:
-            curve.append((record.load, float(macro.tip()[1])))
-            bar.update(task, completed=record.load)
-
-        start = time.perf_counter()
-        records = load_steps(macro.problem, macro.apply_load, steps=steps, on_step=on_step)
-        seconds = time.perf_counter() - start
-    ledger = merged(comm, macro.problem.ledger, *ledgers(closure))
-    return Run(macro, seconds, np.array(curve), macro.tip(), records, ledger)
-
-
-def ledgers(closure: Any) -> list[Ledger]:
-    """The ledgers inside a closure, found through the closures it is made of."""
-    inner = [getattr(closure, name) for name in ("inner", "fine") if hasattr(closure, name)]
-    own = [closure.ledger] if hasattr(closure, "ledger") else []
-    return own + [ledger for part in inner for ledger in ledgers(part)]
-
-
-def merged(comm: MPI.Comm, *parts: Ledger) -> Ledger:
-    """One ledger of several, over all ranks (collective)."""
-    total = Ledger()
-    for part in parts:
-        for name, n in part.counts.items():
-            total.count(name, n)
-        total.seconds.update(part.seconds)
-    return total.gathered(comm)
-
-
-def stress_errors(comm: MPI.Comm, classical: Run, accelerated: Run) -> tuple[float, tuple[int, int]]:
-    """Largest stress error relative to the largest stress, and its (rank, point) (collective)."""
-    exact, ours = (r.membrane.flux.response.flux for r in (classical, accelerated))
-    error = np.linalg.norm(ours - exact, axis=1)
-    largest = comm.allreduce(float(np.linalg.norm(exact, axis=1).max(initial=0.0)), op=MPI.MAX)
-    worst = max(comm.allgather((float(error.max(initial=-1.0)), -comm.rank, int(error.argmax()) if error.size else -1)))
-    return worst[0] / largest, (-worst[1], worst[2])
 
 
 def compare(comm: MPI.Comm, classical: Run, accelerated: Run, training: dict[str, float]) -> dict[str, Any]:
@@ -236,8 +132,6 @@ def main() -> None:
     summary, classical, accelerated = demonstrate(
         comm, case, out, samples=args.samples or case.samples, steps=args.steps
     )
-
-    from demos.cook_figures import write_fields, write_figures
 
     figures = write_figures(comm, classical, accelerated, create_rve(case), summary["worst point"], out)
     write_fields(comm, classical, accelerated, out)

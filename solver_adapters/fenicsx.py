@@ -138,7 +138,7 @@ class MultiscaleProblem:
         with self.ledger.phase("step"), options_database(*self._options):
             self.snes.solve(None, self._x)
             solved = Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
-            self._count("macro/iterations", solved.iterations)
+            self.count("macro/iterations", solved.iterations)
             if self.snes.getConvergedReason() > 0 and self._set_iterate(self._x):
                 return solved
         self.solution[:] = guess
@@ -152,7 +152,7 @@ class MultiscaleProblem:
         """Make the states of the last solve the committed ones."""
         for flux in self.fluxes:
             flux.commit()
-        self._count("macro/steps")
+        self.count("macro/steps")
 
     def close(self) -> None:
         """Destroy the PETSc objects (collective)."""
@@ -191,7 +191,7 @@ class MultiscaleProblem:
         return not failed
 
     def _assemble_residual(self, snes: PETSc.SNES, x: PETSc.Vec, b: PETSc.Vec) -> None:
-        self._count("macro/residuals")
+        self.count("macro/residuals")
         if not self._set_iterate(x):
             b.set(np.nan)
             return
@@ -237,7 +237,8 @@ class MultiscaleProblem:
         text += f"; {failed} points failed in its last inadmissible iterate, the first of them:"
         return "\n  ".join([text, *first])
 
-    def _count(self, name: str, n: int = 1) -> None:
+    def count(self, name: str, n: int = 1) -> None:
+        """Enter what all ranks did together in the ledger, on rank 0 only."""
         if self.comm.rank == 0:
             self.ledger.count(name, n)
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
-from coupling.ledger import Ledger
 
 PREDICTORS = {"previous": 1, "linear": 2, "quadratic": 3}
 """Predictors by name, with the number of converged solutions each of them passes through."""
@@ -43,17 +42,16 @@ class LoadProblem(Protocol):
         """The unknowns of this rank, writable in place: initial guess before a solve, solution after it."""
         ...
 
-    @property
-    def ledger(self) -> Ledger:
-        """Where cut-backs are counted."""
-        ...
-
     def solve(self, dt: float) -> Solved:
         """Solve from the committed state over dt; raises StepError on all ranks or on none."""
         ...
 
     def commit(self) -> None:
         """Accept the state of the last solve."""
+        ...
+
+    def count(self, name: str) -> None:
+        """Enter in a ledger, once, what all ranks did together."""
         ...
 
 
@@ -117,7 +115,7 @@ def load_steps(
                 size = (reached - load) / 2
                 if isinstance(error, StepError) and abs(size) >= smallest * (1 - 1e-9):
                     cutbacks += 1
-                    problem.ledger.count("macro/cutbacks")
+                    problem.count("macro/cutbacks")
                     continue
                 apply_load(load)
                 if isinstance(error, StepError):

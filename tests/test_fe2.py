@@ -15,7 +15,9 @@ from dolfinx import fem, mesh
 from coupling import AcceleratedClosure, RangeGate, Status, StretchFrame
 from coupling.closed_forms import FailingClosure, LinearElastic
 from demos.cook import CLAMPED, LENGTH, LOADED, membrane, membrane_mesh, point_value
-from demos.demo_cooks_membrane import CASES, create_rve, demonstrate, run, table
+from demos.cook_figures import write_fields, write_figures
+from demos.cook_runs import CASES, create_rve, run
+from demos.demo_cooks_membrane import demonstrate, table
 from solver_adapters.energies import NeoHookean
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
 from solver_adapters.fenicsx_rve import PeriodicRVE
@@ -122,12 +124,13 @@ def test_one_failing_rve_on_one_rank_cuts_the_step_back_everywhere():
     assert sum(failed) > 0
     assert WORLD.size == 1 or min(failed) < max(failed)
     assert sum(cutbacks) > 0 and records[-1].load == 1.0
+    assert macro.problem.ledger.gathered(WORLD).counts["macro/cutbacks"] == sum(cutbacks)
     assert len(set(WORLD.allgather(tuple(cutbacks)))) == 1
     assert macro.tip() == pytest.approx(undisturbed.tip, rel=1e-8)
 
 
 def test_outside_its_range_the_surrogate_hands_over_to_the_rve():
-    """A box too small for the run: some points are served by the RVE, the others by a polynomial; the answer is right."""
+    """A box too small for the run: the RVE serves some points, a polynomial the others, and the answer is right."""
     rve = PeriodicRVE(centred_fibre(size=0.25), PHASES, energy=True)
     data = sample(rve, stretch_design((0.9, 0.95, -0.05), (1.05, 1.05, 0.08), 120, seed=1), comm=WORLD, progress=False)
     closure = AcceleratedClosure(fibre(), StretchFrame(fit_polynomial(data, degree=5)), gate=RangeGate())
@@ -148,8 +151,6 @@ def test_demo(folder):
     assert summary["runs"]["classical"]["counts"]["rve/points"] >= 4 * 108
     assert json.loads(json.dumps(summary))["ranks"] == WORLD.size
     assert table(summary).row_count == 16
-
-    from demos.cook_figures import write_fields, write_figures
 
     files = write_figures(WORLD, classical, accelerated, create_rve(case), summary["worst point"], folder)
     write_fields(WORLD, classical, accelerated, folder)

@@ -32,6 +32,9 @@ class Spring:
             self.solution -= residual / self.df(self.solution)
         raise StepError("no convergence")
 
+    def count(self, name):
+        self.ledger.count(name)
+
     def commit(self):
         self.committed_load, self.commits = self.load, self.commits + 1
 

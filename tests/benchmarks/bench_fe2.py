@@ -24,7 +24,7 @@ import torch
 
 from coupling import AcceleratedClosure, Closure, RangeGate, StretchFrame
 from coupling.closed_forms import NeoHookean
-from demos.demo_cooks_membrane import CASES, Case, Run, create_rve, run
+from demos.cook_runs import CASES, Case, Run, create_rve, run
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from surrogates import EnergySurrogate, sample, stretch_design, train_energy_network
 from tests.benchmarks.timing import show, write_json
