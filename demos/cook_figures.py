@@ -92,8 +92,8 @@ def rve_picture(rve: PeriodicRVE, row: Array) -> Picture:
 
 def write_figures(
     comm: MPI.Comm, classical: Run, accelerated: Run, rve: PeriodicRVE, worst: tuple[int, int], out: Path
-) -> list[Path]:
-    """Write the figures on rank 0 and return their paths (collective)."""
+) -> list[tuple[Path, str]]:
+    """Write the figures on rank 0 and return their paths and captions (collective)."""
     drawn = [membrane_picture(run, comm) for run in (classical, accelerated)]
     response = classical.membrane.flux.response
     assert response is not None and response.state is not None
@@ -103,7 +103,12 @@ def write_figures(
         _membranes([d for d in drawn if d is not None], files[0])
         _curves(classical, accelerated, files[1])
         _rve(rve_picture(rve, row), rve.equilibrium(row).gradient, files[2])
-    return files
+    captions = (
+        "The deformed membrane with the norm of the first Piola–Kirchhoff stress, cell averages",
+        "Load against tip displacement, and the error of the accelerated run",
+        "The RVE at the point of the largest stress error, deformed, with the norm of its local stress",
+    )
+    return list(zip(files, captions, strict=True))
 
 
 def _membranes(drawn: list[Picture], file: Path) -> None:

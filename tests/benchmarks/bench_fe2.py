@@ -4,8 +4,8 @@
 
 Two macro sizes (108 and 432 points) and two RVE sizes (about 1,000 and 10,000 degrees of freedom), one core each. The
 three runs of a case take turns. The classical run starts each RVE from its last equilibrium and the sensitivity,
-condenses flux and tangent, reuses the last factor where that is accurate, and extrapolates the macro solution; so do
-the others.
+condenses flux and tangent, takes one micro iteration (and one factorisation) for each macro iterate, and extrapolates
+the macro solution; so do the others.
 """
 
 from __future__ import annotations
