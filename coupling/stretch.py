@@ -119,8 +119,11 @@ def _tensor_spec(spec: ClosureSpec) -> ClosureSpec:
 def amplification(u: Array) -> Array:
     """√(1 + r²) (n,), the largest ratio of ‖δP‖ to ‖δT‖ at the stretches u (n, k); see the module's docstring."""
     n, k = u.shape
-    dim = 2 if k == 3 else 3
-    stretches = np.linalg.eigvalsh((u @ mandel_basis(dim).reshape(k, -1)).reshape(n, dim, dim))
+    if k == 3:  # (λ₁ − λ₂)² = (U11 − U22)² + 4 U12², λ₁ + λ₂ = tr U
+        difference, shear = u[:, 0] - u[:, 1], u[:, 2]
+        ratio = (difference * difference + 2.0 * shear * shear) / (u[:, 0] + u[:, 1]) ** 2
+        return np.asarray(np.sqrt(1.0 + ratio))
+    stretches = np.linalg.eigvalsh((u @ mandel_basis(3).reshape(k, -1)).reshape(n, 3, 3))
     low, high = stretches[:, 0], stretches[:, -1]
     return np.asarray(np.sqrt(1.0 + ((high - low) / (high + low)) ** 2))
 

@@ -112,7 +112,7 @@ def write_figures(
 
 
 def _membranes(drawn: list[Picture], file: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 5), layout="constrained")
     largest = max(float(d.values.max()) for d in drawn)
     for ax, d, title in zip(axes, drawn, ("classical FE²", "accelerated FE²"), strict=False):
         d.draw(ax, "‖P‖", largest=largest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,18 @@ class Dataset:
             digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         return digest.hexdigest()
 
-    def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        """A random part of 1 − ``fraction`` to train on, and the rest to hold out; the same for the same seed."""
+    def split(self, fractions: Sequence[float], seed: int) -> list[Dataset]:
+        """Disjoint random parts: the rest, then one of one sample or more for each fraction.
+
+        The same for the same seed; the last part depends on its own fraction only.
+        """
         order = np.random.default_rng(seed).permutation(len(self))
-        held = max(1, round(fraction * len(self)))
-        return self.subset(np.sort(order[held:])), self.subset(np.sort(order[:held]))
+        parts: list[Dataset] = []
+        for fraction in reversed(fractions):
+            count = max(1, round(fraction * len(self)))
+            parts.append(self.subset(np.sort(order[:count])))
+            order = order[count:]
+        return [self.subset(np.sort(order)), *reversed(parts)]
 
     def subset(self, index: Any) -> Dataset:
         """The samples of an index array or slice."""

@@ -6,11 +6,9 @@ N is a network of tanh layers z_l = W_l a_{l−1} + b_l, a_l = tanh z_l, N = w·
 (:mod:`surrogates.growth`). Energy and flux vanish at U = I, the tangent is symmetric, and Ŵ → ∞ as det U → 0,
 whatever the weights. Rotations never enter (:class:`coupling.stretch.StretchFrame`).
 
-For the evaluation the layers are rewritten with the logistic function σ, which costs half as much: tanh z = 2σ(2z) − 1,
-so that y_l = 2 z_l = 4 W_l σ(y_{l−1}) + 2 (b_l − W_l 1). Tangents Y_l = ∂y_l/∂U travel forward with the values,
-g_l = ∂N/∂σ(y_l) backward, and with σ' = σ − σ², σ'' = σ' (1 − 2σ)
+Tangents Z_l = ∂z_l/∂U travel forward with the values, p_l = ∂N/∂z_l backward, and with tanh'' = −2 tanh tanh'
 
-    ∂²N/∂U² = Σ_l Y_lᵀ diag(σ''(y_l) ⊙ g_l) Y_l
+    ∂N/∂U = W_0ᵀ p_0,   ∂²N/∂U² = −2 Σ_l Z_lᵀ diag(a_l ⊙ p_l) Z_l,   p_l = (1 − a_l²) ⊙ W_{l+1}ᵀ p_{l+1}
 
 (forward over reverse differentiation by hand: Griewank and Walther 2008, Evaluating Derivatives, ch. 5; the
 derivatives of the linear output vanish).
@@ -24,27 +22,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from coupling.contract import Array
 from coupling.errors import ModelError
-from surrogates.growth import Growth, Triple
+from surrogates.backend import Tensor, backend_of
+from surrogates.growth import Growth
 from surrogates.potential import check_weights
 from surrogates.stretch_space import stretch_reference
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Buffers for one number of points n: jets[l] (1+k, n, h) holds σ(y_l) and its tangents, y[l] the same of y_l."""
-
-    y: list[torch.Tensor]
-    jets: list[torch.Tensor]
-    slopes: list[torch.Tensor]
-    adjoint: list[torch.Tensor]
-    products: list[torch.Tensor]
-    pairs: torch.Tensor
-    rows: torch.Tensor
-    flux: torch.Tensor
 
 
 class EnergyNetwork:
@@ -54,15 +38,15 @@ class EnergyNetwork:
         weights: ``W0``, ``b0``, ``W1``, … (h_l, h_{l−1}) and (h_l,), ``output`` w (h_L,), ``scale`` s (k,),
             ``energy_scale`` e and ``growth`` c, of shape ().
         layers: k, h_1, …, h_L.
-        device: where it evaluates.
+        device: where it evaluates, see :func:`surrogates.backend.backend_of`.
 
     Raises:
-        ModelError: where the weights do not fit the layers.
+        ModelError: where the weights do not fit the layers, or the device cannot be used.
     """
 
     family = "energy-network"
 
-    def __init__(self, weights: Mapping[str, Array], layers: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: Mapping[str, Array], layers: Sequence[int], device: str = "cpu") -> None:
         self.layers = tuple(int(width) for width in layers)
         if len(self.layers) < 2 or self.layers[0] not in (3, 6):
             raise ModelError(f"the layers of an energy network are 3 or 6 inputs and hidden widths, got {self.layers}")
@@ -70,8 +54,8 @@ class EnergyNetwork:
         if not (weights["scale"] > 0.0).all() or weights["growth"] < 0.0:
             raise ModelError("an energy network needs a positive scale and a growth coefficient that is not negative")
         self.weights = {name: np.array(array) for name, array in weights.items()}
-        self.device = torch.device(device)
-        self._growth = Growth(float(weights["growth"]), self.layers[0], self.device)
+        self.backend = backend_of(device)
+        self._growth = Growth(float(weights["growth"]), self.layers[0], self.backend)
         self._fold_scales()
         self._work = lru_cache(maxsize=2)(self._allocate)
         self._subtract_reference()
@@ -83,7 +67,7 @@ class EnergyNetwork:
 
     @classmethod
     def from_architecture(
-        cls, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: torch.device | str = "cpu"
+        cls, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str = "cpu"
     ) -> EnergyNetwork:
         """The network that :attr:`architecture` and :attr:`weights` describe.
 
@@ -94,93 +78,115 @@ class EnergyNetwork:
             raise ModelError(f"energy networks have the activation tanh, got {architecture.get('activation')!r}")
         return cls(weights, architecture["layers"], device)
 
-    def evaluate(self, U: torch.Tensor) -> Triple:
-        """Energy (n,), flux (n, k), tangent (n, k, k) at U (n, k), n > 0; valid until the next call."""
-        work = self._work(U.shape[0])
+    def evaluate(self, U: Tensor, energy: Tensor, flux: Tensor, tangent: Tensor) -> None:
+        """Overwrite energy (n,), flux (n, k), tangent (n, k, k) by those at U (n, k), n > 0."""
+        xp, work = self.backend.xp, self._work(len(U))
         self._forward(U, work)
-        energy = torch.mv(work.jets[-1][0], self._output)
-        energy -= torch.addmv(self._reference_energy, U, self._reference_flux)
-        flux = self._backward(work)
-        tangent = work.pairs.index_select(0, self._unpack).t().view(-1, self.layers[0], self.layers[0])
-        added = self._growth.evaluate(U)
-        return energy + added[0], flux + added[1], tangent + added[2]
+        xp.matmul(work.levels[-1].a, self._output, out=energy)
+        energy -= U @ self._reference_flux
+        energy -= self._reference_energy
+        self._backward(work, flux)
+        flux -= self._reference_flux
+        xp.matmul(work.hessian, self._symmetrisation, out=tangent.reshape(len(U), -1))
+        self._growth.add(U, energy, flux, tangent)
 
-    def _forward(self, U: torch.Tensor, work: _Work) -> None:
-        directions = self._W[0].t()[:, None, :]
-        torch.addmm(self._b[0], U, self._W[0].t(), out=work.y[0][0])
-        for level, (y, jet, slope) in enumerate(zip(work.y, work.jets, work.slopes, strict=True)):
+    def _forward(self, U: Tensor, work: _Work) -> None:
+        """Values and tangents, layer by layer; a linear map takes both in one product."""
+        xp = self.backend.xp
+        xp.matmul(U, self._transposed[0], out=work.levels[0].z)
+        Z = self._transposed[0][:, None, :]
+        for level, (at, b) in enumerate(zip(work.levels, self._b, strict=True)):
             if level:
-                torch.mm(work.jets[level - 1].flatten(0, 1), self._W[level].t(), out=y.flatten(0, 1))
-                y[0] += self._b[level]
-                directions = y[1:]
-            s = torch.sigmoid(y[0], out=jet[0])
-            torch.addcmul(s, s, s, value=-1.0, out=slope)
+                xp.matmul(work.levels[level - 1].all_a, self._transposed[level], out=at.all_z)
+                Z = at.Z
+            xp.add(at.z, b, out=at.z)
+            xp.tanh(at.z, out=at.a)
+            xp.multiply(at.a, at.a, out=at.slope)
+            xp.subtract(self._one, at.slope, out=at.slope)
             if level + 1 < len(self._W):
-                torch.mul(directions, slope, out=jet[1:])
+                xp.multiply(Z, at.slope, out=at.A)
 
-    def _backward(self, work: _Work) -> torch.Tensor:
-        """Flux; the packed upper triangle of the tangent goes to ``work.pairs``."""
-        k, g = self.layers[0], self._output
-        work.pairs.zero_()
+    def _backward(self, work: _Work, flux: Tensor) -> None:
+        """∂N/∂U goes to ``flux``, Σ_l Z_lᵀ diag(a_l ⊙ p_l) Z_l to ``work.hessian``; overwrites values on the way."""
+        xp, hessian, g = self.backend.xp, work.hessian, self._output
+        hessian[:] = 0.0
         for level in range(len(self._W) - 1, -1, -1):
-            p = torch.mul(work.slopes[level], g, out=work.adjoint[level])
-            q = torch.addcmul(p, p, work.jets[level][0], value=-2.0, out=work.slopes[level])
-            if level == 0:
-                break
-            Y, products, row = work.y[level][1:], work.products[level], 0
-            for i in range(k):
-                weighted = torch.mul(Y[i], q, out=work.y[level][0])
-                torch.mul(Y[i:], weighted, out=products[i:])
-                work.pairs[row : row + k - i] += torch.sum(products[i:], -1, out=work.rows[i:])
-                row += k - i
-            g = torch.mm(p, self._W[level], out=work.jets[level - 1][1])
-        work.pairs.addmm_(self._first_pairs, q.t())
-        return torch.addmm(-self._reference_flux, p, self._W[0], out=work.flux)
+            at = work.levels[level]
+            p = xp.multiply(at.slope, g, out=at.slope)
+            xp.multiply(at.a, p, out=at.z)
+            if level:
+                xp.multiply(at.Z, at.z, out=at.A)
+                xp.matmul(at.rows_of_A, at.columns_of_Z, out=work.term)
+                hessian += work.flat_term
+                g = xp.matmul(p, self._W[level], out=work.levels[level - 1].z)
+        xp.matmul(work.levels[0].z, self._first_pairs, out=work.flat_term)
+        hessian += work.flat_term
+        xp.matmul(p, self._W[0], out=flux)
 
     def _fold_scales(self) -> None:
-        """Take s and e into the first layer and the output, and rewrite tanh as σ; N loses a constant."""
-        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in self.weights.items()}
-        depth, k = len(self.layers) - 1, self.layers[0]
-        reference = torch.from_numpy(stretch_reference(k)).to(self.device)
-        first = tensors["W0"] / tensors["scale"]
-        self._W, self._b = [2.0 * first], [2.0 * (tensors["b0"] - first @ reference)]
-        for level in range(1, depth):
-            W, b = tensors[f"W{level}"], tensors[f"b{level}"]
-            self._W.append(4.0 * W)
-            self._b.append(2.0 * (b - W.sum(1)))
-        self._output = 2.0 * tensors["energy_scale"] * tensors["output"]
-        i, j = np.triu_indices(k)
-        full = np.zeros((k, k), dtype=np.int64)
-        full[i, j] = full[j, i] = np.arange(len(i))
-        self._unpack = torch.from_numpy(full.ravel()).to(self.device)
-        self._first_pairs = (self._W[0][:, i] * self._W[0][:, j]).t().contiguous()
+        """Take s and e into the first layer and the output."""
+        k, array = self.layers[0], self.backend.array
+        W = [self.weights[f"W{level}"] for level in range(len(self.layers) - 1)]
+        b = [self.weights[f"b{level}"] for level in range(len(self.layers) - 1)]
+        W[0] = W[0] / self.weights["scale"]
+        b[0] = b[0] - W[0] @ stretch_reference(k)
+        self._W, self._transposed, self._b = [[array(v) for v in vs] for vs in (W, [w.T for w in W], b)]
+        self._output = array(self.weights["energy_scale"] * self.weights["output"])
+        self._one = array(np.array(1.0))
+        self._first_pairs = array((W[0][:, :, None] * W[0][:, None, :]).reshape(len(W[0]), k * k))
+        self._symmetrisation = array(-2.0 * _symmetrisation(k))
 
     def _subtract_reference(self) -> None:
         k = self.layers[0]
-        reference = torch.from_numpy(stretch_reference(k)).to(self.device)
-        self._reference_energy = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._reference_flux = torch.zeros(k, dtype=torch.float64, device=self.device)
-        energy, flux, _ = self.evaluate(reference[None])
-        self._reference_energy = energy[0] - flux[0] @ reference
-        self._reference_flux = flux[0].clone()
+        self._reference_energy, self._reference_flux = 0.0, self.backend.array(np.zeros(k))
+        reference = stretch_reference(k)
+        energy, flux = np.empty(1), np.empty((1, k))
+        self.backend.call(self.evaluate, reference[None], (energy, flux, np.empty((1, k, k))))
+        self._reference_energy = float(energy[0] - flux[0] @ reference)
+        self._reference_flux = self.backend.array(flux[0])
 
     def _allocate(self, n: int) -> _Work:
-        def empty(*shape: int) -> torch.Tensor:
-            return torch.empty(shape, dtype=torch.float64, device=self.device)
+        k, empty = self.layers[0], self.backend.empty
+        levels = [_Level.of(empty(1 + k, n, h), empty(1 + k, n, h), empty(n, h)) for h in self.layers[1:]]
+        hessian, term = empty(n, k * k), empty(n, k * k)
+        return _Work(levels, hessian, term, term.reshape(n, k, k))
 
-        k, hidden = self.layers[0], self.layers[1:]
-        jets = [empty(1 + k, n, h) for h in hidden]
-        planes = [empty(n, h) for h in hidden]
-        return _Work(
-            y=[empty(1 + k, n, h) for h in hidden],
-            jets=jets,
-            slopes=[empty(n, h) for h in hidden],
-            adjoint=planes,
-            products=[empty(k, n, h) for h in hidden],
-            pairs=empty(k * (k + 1) // 2, n),
-            rows=empty(k, n),
-            flux=empty(n, k),
-        )
+
+@dataclass(frozen=True)
+class _Level:
+    """Buffers of one layer for n points, as the views that the formulas take.
+
+    ``z`` and ``a`` = tanh z (n, h) with their tangents ``Z`` and ``A`` (k, n, h), ``slope`` tanh'(z) (n, h);
+    ``all_z`` and ``all_a`` are values and tangents as the rows of one matrix ((1 + k) n, h).
+    """
+
+    z: Tensor
+    Z: Tensor
+    all_z: Tensor
+    columns_of_Z: Tensor
+    a: Tensor
+    A: Tensor
+    all_a: Tensor
+    rows_of_A: Tensor
+    slope: Tensor
+
+    @classmethod
+    def of(cls, z: Tensor, a: Tensor, slope: Tensor) -> _Level:
+        """The views of z and a (1 + k, n, h)."""
+        h = slope.shape[1]
+        columns_of_Z = z[1:].swapaxes(0, 1).swapaxes(1, 2)
+        rows_of_A = a[1:].swapaxes(0, 1)
+        return cls(z[0], z[1:], z.reshape(-1, h), columns_of_Z, a[0], a[1:], a.reshape(-1, h), rows_of_A, slope)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Buffers for n points: those of the layers, ``hessian`` (n, k²) and one ``term`` (n, k, k) of it, flat (n, k²)."""
+
+    levels: list[_Level]
+    hessian: Tensor
+    flat_term: Tensor
+    term: Tensor
 
 
 def weight_shapes(layers: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -189,3 +195,12 @@ def weight_shapes(layers: Sequence[int]) -> dict[str, tuple[int, ...]]:
     for level, (inner, outer) in enumerate(zip(layers[:-1], layers[1:], strict=True)):
         shapes |= {f"W{level}": (outer, inner), f"b{level}": (outer,)}
     return shapes | {"output": (layers[-1],), "scale": (layers[0],), "energy_scale": (), "growth": ()}
+
+
+def _symmetrisation(k: int) -> Array:
+    """S (k², k²) with A S = ½ (A + Aᵀ) for matrices A (k, k) as rows of k² numbers.
+
+    The result is symmetric to the bit: every entry is a sum of two products, which rounds to the same in either order.
+    """
+    unit = np.eye(k * k)
+    return np.asarray(0.5 * (unit + unit[:, np.arange(k * k).reshape(k, k).T.ravel()]))

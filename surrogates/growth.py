@@ -10,46 +10,61 @@ stiffness alone. The form is that of Linden et al. 2023, Neural networks meet hy
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from coupling.contract import Array
 from coupling.polar import mandel_basis
-
-Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+from surrogates.backend import Backend, Tensor
 
 
 class Growth:
     """G with ∂G/∂U and ∂²G/∂U² at stretches in Mandel form; det U is the polynomial of the d-th derivative tensor D.
 
-    2D: ∂²J = D, ∂J = D U, J = ½ ∂J·U.   3D: ∂²J = D U, ∂J = ½ (D U) U, J = ⅓ ∂J·U.
+    2D: ∂²J = D, ∂J = D U, J = U11 U22 − U12².   3D: ∂²J = D U, ∂J = ½ (D U) U, J = ⅓ ∂J·U.
 
     Args:
-        coefficient: c ≥ 0, in the unit of the energy.
+        coefficient: c, in the unit of the energy; negative to take the term away.
         k: 3 (2D) or 6 (3D).
-        device: of the tensors.
+        backend: where it evaluates.
     """
 
-    def __init__(self, coefficient: float, k: int, device: torch.device) -> None:
+    def __init__(self, coefficient: float, k: int, backend: Backend) -> None:
         self.coefficient, self.k = coefficient, k
-        self._derivative = torch.from_numpy(_determinant_derivative(k).reshape(-1, k * k)).to(device)
+        self._derivative = backend.array(_determinant_derivative(k).reshape(-1, k * k))
 
-    def evaluate(self, U: torch.Tensor) -> Triple:
-        """Energy (n,), flux (n, k) and tangent (n, k, k) at U (n, k)."""
+    def add(self, U: Tensor, energy: Tensor, flux: Tensor, tangent: Tensor) -> None:
+        """Add G, ∂G/∂U and ∂²G/∂U² at U (n, k) to energy (n,), flux (n, k) and tangent (n, k, k), in place.
+
+        With r = 1/J: J + r − 2 = (J − 1)² r =: q, G' = 2c q (1 − r²), G'' = 2c [(1 − r²)² + 2 q r³].
+        """
         J, dJ, ddJ = self._determinant(U)
-        inverse = J.reciprocal()
-        q, dq = J + inverse - 2.0, 1.0 - inverse * inverse
-        first = (2.0 * self.coefficient) * q * dq
-        second = (2.0 * self.coefficient) * (dq * dq + 2.0 * q * inverse**3)
-        tangent = second[:, None, None] * (dJ[:, :, None] * dJ[:, None, :]) + first[:, None, None] * ddJ
-        return self.coefficient * q * q, first[:, None] * dJ, tangent
+        r = 1.0 / J
+        q = J - 1.0
+        q *= q
+        q *= r
+        energy += self.coefficient * q * q
+        r2 = r * r
+        slope = 1.0 - r2
+        q *= 2.0 * self.coefficient
+        first = (q * slope)[:, None]
+        flux += first * dJ
+        second = (2.0 * self.coefficient) * slope
+        second *= slope
+        r2 *= r
+        r2 *= q
+        second += r2 + r2
+        outer = dJ[:, :, None] * dJ[:, None, :]
+        outer *= second[:, None, None]
+        tangent += outer
+        tangent += (first * ddJ).reshape(tangent.shape)
 
-    def _determinant(self, U: torch.Tensor) -> Triple:
+    def _determinant(self, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """J (n,), ∂J (n, k), and ∂²J, (1, 9) in 2D and (n, 36) in 3D."""
         if self.k == 3:
-            ddJ = self._derivative.view(1, 3, 3)
-            dJ = U @ ddJ[0]
-            return 0.5 * (dJ * U).sum(1), dJ, ddJ
-        ddJ = (U @ self._derivative).view(-1, 6, 6)
-        dJ = 0.5 * (ddJ @ U[:, :, None])[:, :, 0]
+            J = U[:, 0] * U[:, 1]
+            J -= 0.5 * U[:, 2] * U[:, 2]
+            return J, U @ self._derivative.reshape(3, 3), self._derivative.reshape(1, 9)
+        ddJ = U @ self._derivative
+        dJ = 0.5 * (ddJ.reshape(-1, 6, 6) @ U[:, :, None])[:, :, 0]
         return (dJ * U).sum(1) / 3.0, dJ, ddJ
 
 

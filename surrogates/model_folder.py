@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -34,7 +33,7 @@ WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 class _Family(Protocol):
     def __call__(
-        self, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: torch.device | str = "cpu"
+        self, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str = "cpu"
     ) -> Potential: ...
 
 
@@ -65,7 +64,7 @@ def save_model(surrogate: EnergySurrogate, folder: str | Path) -> None:
     _replace_folder(aside, folder)
 
 
-def load_model(folder: str | Path, device: torch.device | str = "cpu") -> EnergySurrogate:
+def load_model(folder: str | Path, device: str = "cpu") -> EnergySurrogate:
     """The surrogate of a model folder, bit for bit as it was saved.
 
     Raises:

@@ -9,7 +9,6 @@ matrix product K m(x).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,12 +16,11 @@ from math import comb
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ModelError
-from surrogates.growth import Triple
+from surrogates.backend import Tensor, backend_of
 from surrogates.potential import check_weights
 from surrogates.stretch_space import stretch_reference
 
@@ -31,33 +29,32 @@ from surrogates.stretch_space import stretch_reference
 class Monomials:
     """All monomials of k variables up to degree d, by degree.
 
-    Each is an earlier one, ``parent``, times one ``variable``; ``levels`` holds the slice of every degree, 1 to d.
+    By degree, then by the variables in order: the multiples of x_v in one degree, those of earlier variables left
+    out, are x_v times a tail of the degree before. ``products`` lists them as (slice of the multiples, slice of the
+    tail, v).
     """
 
     exponents: NDArray[np.int64]
-    parent: NDArray[np.int64]
-    variable: NDArray[np.int64]
-    levels: tuple[slice, ...]
+    products: tuple[tuple[slice, slice, int], ...]
 
     @classmethod
     def up_to(cls, degree: int, k: int) -> Monomials:
         """The monomials of k variables of total degree 0, …, ``degree``."""
-        tuples = [c for d in range(degree + 1) for c in itertools.combinations_with_replacement(range(k), d)]
-        index = {c: i for i, c in enumerate(tuples)}
-        sizes = [len(c) for c in tuples]
-        bounds = np.searchsorted(sizes, np.arange(degree + 2))
-        return cls(
-            exponents=np.array([[c.count(v) for v in range(k)] for c in tuples], dtype=np.int64).reshape(-1, k),
-            parent=np.array([index[c[:-1]] for c in tuples], dtype=np.int64),
-            variable=np.array([c[-1] if c else 0 for c in tuples], dtype=np.int64),
-            levels=tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(bounds[1:])),
-        )
+        exponents, products, unit = [np.zeros(k, dtype=np.int64)], [], np.eye(k, dtype=np.int64)
+        for d in range(1, degree + 1):
+            end = len(exponents)
+            for v in range(k):
+                tail = slice(end - comb(d - 2 + k - v, d - 1), end)
+                multiples = [row + unit[v] for row in exponents[tail]]
+                products.append((slice(len(exponents), len(exponents) + len(multiples)), tail, v))
+                exponents += multiples
+        return cls(np.array(exponents), tuple(products))
 
     def evaluate(self, x: Array) -> Array:
         """m(x) (n, M) at x (n, k)."""
         m = np.ones((len(self.exponents), len(x)))
-        for level in self.levels:
-            m[level] = m[self.parent[level]] * x.T[self.variable[level]]
+        for multiples, tail, v in self.products:
+            np.multiply(m[tail], x.T[v], out=m[multiples])
         return m.T
 
     def derivative(self, variable: int) -> Array:
@@ -85,18 +82,18 @@ class PolynomialEnergy:
             ``scale`` s (k,).
         degree: d ≥ 2.
         k: 3 (2D) or 6 (3D).
-        device: where it evaluates.
+        device: where it evaluates, see :func:`surrogates.backend.backend_of`.
 
     Raises:
-        ModelError: where the weights do not fit, or energy or flux do not vanish at U = I.
+        ModelError: where the weights do not fit, energy or flux do not vanish at U = I, or the device cannot be used.
     """
 
     family = "polynomial-energy"
 
-    def __init__(self, weights: Mapping[str, Array], degree: int, k: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: Mapping[str, Array], degree: int, k: int, device: str = "cpu") -> None:
         if degree < 2 or k not in (3, 6):
             raise ModelError(f"a polynomial energy has degree 2 or more and 3 or 6 inputs, got {degree} and {k}")
-        self.degree, self.k, self.device = degree, k, torch.device(device)
+        self.degree, self.k, self.backend = degree, k, backend_of(device)
         check_weights(weights, {"coefficients": (comb(degree + k, k),), "scale": (k,)})
         if np.any(weights["coefficients"][: 1 + k]) or not (weights["scale"] > 0.0).all():
             raise ModelError("a polynomial energy needs positive scales and no constant or linear coefficient")
@@ -111,34 +108,52 @@ class PolynomialEnergy:
 
     @classmethod
     def from_architecture(
-        cls, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: torch.device | str = "cpu"
+        cls, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str = "cpu"
     ) -> PolynomialEnergy:
         """The polynomial that :attr:`architecture` and :attr:`weights` describe."""
         return cls(weights, architecture["degree"], architecture["k"], device)
 
-    def evaluate(self, U: torch.Tensor) -> Triple:
-        """Energy (n,), flux (n, k), tangent (n, k, k) at U (n, k), n > 0; valid until the next call."""
-        x, m, rows = self._work(U.shape[0])
-        torch.sub(U, self._reference, out=x.t()).div_(self._scale)
-        for level, parent, variable in self._levels:
-            torch.mul(m.index_select(0, parent), x.index_select(0, variable), out=m[level])
-        torch.mm(self._rows, m, out=rows)
-        tangent = rows.index_select(0, self._unpack).t().view(-1, self.k, self.k)
-        return rows[0], rows[1 : 1 + self.k].t(), tangent
+    def evaluate(self, U: Tensor, energy: Tensor, flux: Tensor, tangent: Tensor) -> None:
+        """Overwrite energy (n,), flux (n, k), tangent (n, k, k) by those at U (n, k), n > 0."""
+        xp, work = self.backend.xp, self._work(len(U))
+        xp.subtract(U, self._reference, out=work.x)
+        xp.multiply(work.x, self._inverse_scale, out=work.x)
+        for tail, x, multiples in work.products:
+            xp.multiply(tail, x, out=multiples)
+        xp.matmul(self._rows, work.monomials, out=work.rows)
+        energy[:] = work.rows[0]
+        flux[:] = work.flux
+        xp.matmul(work.pairs, self._unpack, out=tangent.reshape(len(U), -1))
 
     def _prepare(self, monomials: Monomials) -> None:
-        def tensor(array: NDArray[Any]) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-        self._reference, self._scale = tensor(stretch_reference(self.k)), tensor(self.weights["scale"])
-        self._levels = [(s, tensor(monomials.parent[s]), tensor(monomials.variable[s])) for s in monomials.levels]
-        self._rows = tensor(self.weights["coefficients"] @ monomials.responses(self.weights["scale"]))
+        array, scale = self.backend.array, self.weights["scale"]
+        self._reference, self._inverse_scale = array(stretch_reference(self.k)), array(np.reciprocal(scale))
+        self._rows = array(self.weights["coefficients"] @ monomials.responses(scale))
         i, j = np.triu_indices(self.k)
-        full = np.zeros((self.k, self.k), dtype=np.int64)
-        full[i, j] = full[j, i] = 1 + self.k + np.arange(len(i))
-        self._unpack = tensor(full.ravel())
+        unpack = np.zeros((len(i), self.k, self.k))
+        unpack[np.arange(len(i)), i, j] = unpack[np.arange(len(i)), j, i] = 1.0
+        self._unpack = array(unpack.reshape(len(i), -1))
+        self._products = monomials.products
 
-    def _allocate(self, n: int) -> Triple:
-        options: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
-        rows, monomials = self._rows.shape
-        return torch.empty(self.k, n, **options), torch.ones(monomials, n, **options), torch.empty(rows, n, **options)
+    def _allocate(self, n: int) -> _Work:
+        count, k = self._rows.shape[1], self.k
+        monomials, rows = self.backend.empty(count, n), self.backend.empty(len(self._rows), n)
+        monomials[0] = 1.0
+        x = monomials[1 : 1 + k]
+        products = [(monomials[tail], x[v], monomials[multiples]) for multiples, tail, v in self._products[k:]]
+        return _Work(monomials, x.T, products, rows, rows[1 : 1 + k].T, rows[1 + k :].T)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Buffers for n points: ``monomials`` (M, n), of which ``x`` (n, k) and ``products`` are views, ``rows`` (C, n).
+
+    ``flux`` (n, k) and ``pairs`` (n, k(k+1)/2), the upper triangle of the tangent, are views of ``rows``.
+    """
+
+    monomials: Tensor
+    x: Tensor
+    products: list[tuple[Tensor, Tensor, Tensor]]
+    rows: Tensor
+    flux: Tensor
+    pairs: Tensor

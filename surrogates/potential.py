@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from coupling.contract import Array
 from coupling.errors import ModelError
+from surrogates.backend import Backend, Tensor
 
 
 class Potential(Protocol):
@@ -21,7 +21,7 @@ class Potential(Protocol):
         ...
 
     @property
-    def device(self) -> torch.device:
+    def backend(self) -> Backend:
         """Where it evaluates."""
         ...
 
@@ -35,9 +35,22 @@ class Potential(Protocol):
         """All its numbers, float64."""
         ...
 
-    def evaluate(self, U: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Energy (n,), flux (n, k), tangent (n, k, k) at U (n, k), n > 0; the next call may overwrite them."""
+    def evaluate(self, U: Tensor, energy: Tensor, flux: Tensor, tangent: Tensor) -> None:
+        """Overwrite energy (n,), flux (n, k) and tangent (n, k, k), C-contiguous, by those at U (n, k), n > 0."""
         ...
+
+
+def evaluate_chunks(potential: Potential, U: Array, chunk: int) -> tuple[Array, Array, Array]:
+    """Energy (n,), flux (n, k) and tangent (n, k, k) at U (n, k), in chunks of so many points."""
+    n, k = U.shape
+    results = np.empty(n), np.empty((n, k)), np.empty((n, k, k))
+    if 0 < n <= chunk:
+        potential.backend.call(potential.evaluate, U, results)
+        return results
+    for start in range(0, n, chunk):
+        part = slice(start, start + chunk)
+        potential.backend.call(potential.evaluate, U[part], [array[part] for array in results])
+    return results
 
 
 def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, Sequence[int]]) -> None:

@@ -19,8 +19,9 @@ from scipy.stats import qmc
 from coupling.agreement import together
 from coupling.contract import Array, Closure, Response, Status, usable
 from coupling.errors import ClosureError, ContractError
+from coupling.polar import positive_definite
 from surrogates.dataset import Dataset
-from surrogates.stretch_space import StretchBox, check_stretch_spec, positive_definite, stretch_reference
+from surrogates.stretch_space import StretchBox, check_stretch_spec, stretch_reference
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def sample(
     starts = range(comm.rank * batch, len(design.points), comm.size * batch)
 
     def evaluate_share() -> dict[int, Response]:
-        with Progress(disable=not (progress and comm.rank == 0), transient=True) as bar:
-            tracked = bar.track(starts, description=f"sampling {len(design.points)} points on {comm.size} ranks")
+        with Progress(disable=not (progress and comm.rank == 0)) as bar:
+            tracked = bar.track(starts, description=f"sampling the fine scale at {len(design.points)} stretches")
             return {start: _evaluate(closure, design.points[start : start + batch], dt) for start in tracked}
 
     answers: dict[int, Response] = {}

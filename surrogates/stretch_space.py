@@ -5,14 +5,17 @@ Components (U11, U22, √2·U12) in 2D and (U11, U22, U33, √2·U23, √2·U13,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, mandel_components
 from coupling.errors import ContractError
+from coupling.polar import positive_definite
 
 
 def stretch_reference(k: int) -> Array:
@@ -41,22 +44,6 @@ def check_stretch_spec(spec: ClosureSpec) -> None:
             f"tangent, got {spec.gradient} with reference {spec.reference}, symmetric={spec.symmetric}: "
             "sample the inner closure of the stretch frame, not the frame"
         )
-
-
-def positive_definite(stretch: Array) -> NDArray[np.bool_]:
-    """Mask (n,) of the stretches (n, k) that are finite and positive definite (leading minors, Sylvester)."""
-    u = stretch.T
-    with np.errstate(invalid="ignore", over="ignore"):
-        if len(u) == 3:
-            minors = [u[0], u[0] * u[1] - 0.5 * u[2] ** 2]
-        else:
-            a, b, c = u[3:] * np.sqrt(0.5)
-            det = u[0] * (u[1] * u[2] - a * a) - c * (c * u[2] - a * b) + b * (c * a - u[1] * b)
-            minors = [u[0], u[0] * u[1] - c * c, det]
-        mask = np.isfinite(stretch).all(axis=1)
-        for minor in minors:
-            mask &= minor > 0.0
-    return np.asarray(mask)
 
 
 @dataclass(frozen=True)
@@ -104,6 +91,17 @@ class StretchBox:
         reference = stretch_reference(self.k)
         return np.asarray(np.maximum(reference - self.lower, self.upper - reference))
 
+    @property
+    def positive_definite(self) -> bool:
+        """Whether all of the box is positive definite: where its corners are, since such tensors form a convex cone."""
+        corners = np.array(list(itertools.product(*zip(self.lower, self.upper, strict=True))))
+        return bool(positive_definite(corners).all())
+
     def contains(self, stretch: Array) -> NDArray[np.bool_]:
         """Mask (n,) of the stretches (n, k) in the box, bounds included."""
-        return np.asarray(((stretch >= self.lower) & (stretch <= self.upper)).all(axis=1))
+        lower, upper = self._bounds
+        return np.asarray(((stretch >= lower) & (stretch <= upper)).all(axis=1))
+
+    @cached_property
+    def _bounds(self) -> tuple[Array, Array]:
+        return np.array(self.lower), np.array(self.upper)

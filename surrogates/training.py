@@ -3,6 +3,10 @@
 The loss is the mean over the samples of |δŴ|²/⟨Ŵ²⟩ + ‖δT‖²/⟨‖T‖²⟩ + ‖δ∂T/∂U‖²/⟨‖∂T/∂U‖²⟩ (Czarnecki et al. 2017,
 Sobolev training for neural networks). It is a sum of squares: networks are trained by Levenberg–Marquardt on all
 samples at once, polynomials by one linear least-squares solve.
+
+The samples are split three ways: ``hold_out`` of them are only looked at when all is done, for the errors on the card;
+``validation`` of them decide when the training of a network stops; a polynomial, which needs no stopping, is fitted to
+all that are not held out.
 """
 
 from __future__ import annotations
@@ -11,20 +15,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from coupling.contract import Array, Response
+from coupling.contract import Array
 from coupling.errors import ContractError
+from surrogates.backend import NumpyBackend
 from surrogates.dataset import Dataset
 from surrogates.energy_network import EnergyNetwork
-from surrogates.energy_surrogate import EnergySurrogate, evaluate_chunks
+from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.growth import Growth
 from surrogates.levenberg_marquardt import levenberg_marquardt
 from surrogates.model_card import HoldOutErrors, ModelCard
 from surrogates.network_fit import NetworkFit, initial_parameters, unpack
 from surrogates.polynomial_energy import Monomials, PolynomialEnergy
-from surrogates.potential import Potential
+from surrogates.potential import Potential, evaluate_chunks
 
 
 def train_energy_network(
@@ -33,12 +37,13 @@ def train_energy_network(
     hidden: Sequence[int] = (32, 32),
     seed: int = 0,
     hold_out: float = 0.15,
+    validation: float = 0.15,
     max_iterations: int = 150,
     patience: int = 40,
     progress: bool = True,
-    device: torch.device | str = "cpu",
+    device: str = "cpu",
 ) -> EnergySurrogate:
-    """Train an energy network on a data set; the result with the smallest hold-out loss is returned.
+    """Train an energy network on a data set; the iterate with the smallest validation loss is returned.
 
     The cost of an iteration grows with samples × parameters², so that it pays to keep networks small: 2 layers of 32
     have about 1,200 parameters. Runs on the CPU; with the same arguments, libraries and machine the result is the same.
@@ -46,38 +51,47 @@ def train_energy_network(
     Args:
         dataset: samples of the fine scale.
         hidden: widths h_1, …, h_L of the hidden layers.
-        seed: of the initial weights and of the choice of the hold-out samples.
-        hold_out: fraction of the samples held out, for early stopping and for the errors of the card.
+        seed: of the initial weights and of the choice of the samples for hold-out and validation.
+        hold_out: fraction of the samples that only serve for the errors of the card.
+        validation: fraction of the samples that only serve for early stopping.
         max_iterations: of Levenberg–Marquardt.
-        patience: iterations without a smaller hold-out loss after which training stops.
+        patience: iterations without a smaller validation loss after which training stops.
         progress: whether to show a progress bar.
         device: where the returned surrogate evaluates.
 
     Raises:
-        ContractError: where the data set is too small to hold anything out.
+        ContractError: where the data set is too small, or nothing would be left to train on.
     """
-    train, held = _split(dataset, hold_out, seed)
+    train, validating, held = _split(dataset, (validation, hold_out), seed)
     layers, scaling = (dataset.spec.k, *hidden), _Scaling(train)
     fit = NetworkFit(*scaling.problem(train), layers)
-    check = NetworkFit(*scaling.problem(held), layers)
+    check = NetworkFit(*scaling.problem(validating), layers)
     best, best_loss, stale, iterations = initial_parameters(layers, seed), np.inf, 0, 0
     with _progress_bar(progress) as bar:
-        task = bar.add_task("training", total=max_iterations, loss="")
+        description = f"training a {'×'.join(map(str, hidden))} network"
+        task = bar.add_task(description, total=max_iterations, loss="")
         for theta, cost in levenberg_marquardt(fit, best):
             iterations, loss = iterations + 1, check.cost(theta)
             stale = 0 if loss < best_loss else stale + 1
             if loss < best_loss:
                 best, best_loss = theta, loss
-            bar.update(task, advance=1, loss=f"loss {np.sqrt(cost):.1e}, held out {np.sqrt(loss):.1e}")
+            bar.update(task, advance=1, loss=f"loss {np.sqrt(cost):.1e}, validation {np.sqrt(best_loss):.1e}")
             if iterations >= max_iterations or stale >= patience:
                 break
+        bar.update(task, total=iterations)
     network = EnergyNetwork(scaling.network_weights(best, layers), layers, device)
-    training = {"method": "Levenberg–Marquardt", "seed": seed, "hold_out": hold_out, "iterations": iterations}
+    training = {
+        "method": "Levenberg–Marquardt",
+        "seed": seed,
+        "hold_out": hold_out,
+        "validation": validation,
+        "iterations": iterations,
+    }
     return _with_card(network, dataset, held, training)
 
 
 def fit_polynomial(
-    dataset: Dataset, *, degree: int = 8, seed: int = 0, hold_out: float = 0.15, device: torch.device | str = "cpu"
+    dataset: Dataset, *, degree: int = 8, seed: int = 0, hold_out: float = 0.15, device: str = "cpu"
 ) -> EnergySurrogate:
     """Fit a polynomial energy by linear least squares.
 
@@ -87,13 +101,13 @@ def fit_polynomial(
         dataset: samples of the fine scale.
         degree: total degree of the polynomial.
         seed: of the choice of the hold-out samples, which is the one of :func:`train_energy_network` for the same seed.
-        hold_out: fraction of the samples held out for the errors of the card.
+        hold_out: fraction of the samples that only serve for the errors of the card.
         device: where the returned surrogate evaluates.
 
     Raises:
-        ContractError: where the data set is too small to hold anything out, or for the number of coefficients.
+        ContractError: where the data set is too small, to hold anything out or for the number of coefficients.
     """
-    train, held = _split(dataset, hold_out, seed)
+    train, held = _split(dataset, (hold_out,), seed)
     k, scale = dataset.spec.k, dataset.box.scale
     monomials = Monomials.up_to(degree, k)
     free = len(monomials.exponents) - 1 - k
@@ -135,10 +149,8 @@ class _Scaling:
 
     def problem(self, data: Dataset) -> tuple[Array, Array, Array]:
         """Coordinates x (n, k), target jets (n, C) less the growth term, and weights (C,)."""
-        growth = Growth(self.growth, data.spec.k, torch.device("cpu")).evaluate(torch.from_numpy(data.gradient))
-        energy, flux, tangent = (
-            a - g.numpy() for a, g in zip((data.energy, data.flux, data.tangent), growth, strict=True)
-        )
+        energy, flux, tangent = data.energy.copy(), data.flux.copy(), data.tangent.copy()
+        Growth(-self.growth, data.spec.k, NumpyBackend()).add(data.gradient, energy, flux, tangent)
         jets = np.hstack((energy[:, None], flux, tangent[:, self._upper[0], self._upper[1]]))
         x = (data.gradient - np.array(data.spec.reference)) / self.scale
         return x, jets * self._units, self._weights
@@ -158,25 +170,25 @@ def _rms(values: Array) -> float:
     return float(np.sqrt(np.sum(values * values) / len(values)))
 
 
-def _split(dataset: Dataset, hold_out: float, seed: int) -> tuple[Dataset, Dataset]:
-    if not 0.0 < hold_out < 1.0 or len(dataset) < 10:
-        raise ContractError(
-            f"training needs 10 samples or more and 0 < hold_out < 1, got {len(dataset)} and hold_out={hold_out}"
-        )
-    return dataset.split(hold_out, seed)
+def _split(dataset: Dataset, fractions: Sequence[float], seed: int) -> list[Dataset]:
+    """Disjoint random parts: one to fit, then one for each fraction; the last is the same whatever the others."""
+    if len(dataset) >= 10 and min(fractions) > 0.0 and sum(fractions) < 1.0:
+        parts = dataset.split(fractions, seed)
+        if all(len(part) > 0 for part in parts):
+            return parts
+    raise ContractError(
+        "training needs 10 samples or more, and fractions to hold out and to validate on that are above 0 and leave "
+        f"something to train on, got {len(dataset)} samples and {' and '.join(map(str, fractions))}"
+    )
 
 
 def _with_card(potential: Potential, dataset: Dataset, held: Dataset, training: dict[str, Any]) -> EnergySurrogate:
     """The surrogate with its hold-out errors."""
-    n, k = held.flux.shape
-    response = Response(np.empty((n, k)), np.empty((n, k, k)), np.zeros(n, np.int8), energy=np.empty(n))
-    evaluate_chunks(potential, held.gradient, 256, response)
-    assert response.energy is not None
-    errors = HoldOutErrors.of(held, response.energy, response.flux, response.tangent)
+    errors = HoldOutErrors.of(held, *evaluate_chunks(potential, held.gradient, 256))
     card = ModelCard(dataset.spec, dataset.box, errors, dataset.fingerprint, dataset.provenance, training)
     return EnergySurrogate(potential, card)
 
 
 def _progress_bar(shown: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
-    return Progress(*columns, disable=not shown, transient=True)
+    return Progress(*columns, disable=not shown)

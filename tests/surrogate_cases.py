@@ -15,6 +15,7 @@ from surrogates.polynomial_energy import Monomials
 from surrogates.stretch_space import stretch_reference
 
 func: Any = torch.func  # its stubs export nothing
+TORCH = "cpu:0"  # the formulas on torch, where a GPU would run them
 BOX = {2: ((0.8, 0.8, -0.2), (1.2, 1.2, 0.2)), 3: ((0.9,) * 3 + (-0.1,) * 3, (1.1,) * 3 + (0.1,) * 3)}
 
 
@@ -50,10 +51,10 @@ def autodiff(energy, U):
 
 def network_energy(network):
     """The energy of a network for one stretch, as its formula reads, from elementary torch operations."""
-    w = {name: torch.from_numpy(array).to(network.device) for name, array in network.weights.items()}
+    w = {name: torch.from_numpy(array).to(network.backend.device) for name, array in network.weights.items()}
     k = network.layers[0]
-    identity = torch.from_numpy(stretch_reference(k)).to(network.device)
-    basis = torch.from_numpy(np.array(mandel_basis(2 if k == 3 else 3))).to(network.device)
+    identity = torch.from_numpy(stretch_reference(k)).to(network.backend.device)
+    basis = torch.from_numpy(np.array(mandel_basis(2 if k == 3 else 3))).to(network.backend.device)
 
     def N(x):
         for level in range(len(network.layers) - 1):

@@ -11,8 +11,17 @@ from coupling import ContractError, ModelError, Status
 from coupling.conformance import assert_conforms
 from surrogates import Dataset, PolynomialEnergy, StretchBox, fit_polynomial
 from surrogates.polynomial_energy import Monomials
+from surrogates.potential import evaluate_chunks
 from surrogates.stretch_space import stretch_reference
-from tests.surrogate_cases import BOX, autodiff, neo_hookean_data, random_polynomial, random_stretches, stretch_spec
+from tests.surrogate_cases import (
+    BOX,
+    TORCH,
+    autodiff,
+    neo_hookean_data,
+    random_polynomial,
+    random_stretches,
+    stretch_spec,
+)
 
 
 def plain_energy(polynomial):
@@ -30,17 +39,27 @@ def plain_energy(polynomial):
 def data_of(potential, n):
     box = StretchBox.of(*BOX[2 if potential.k == 3 else 3])
     U = np.clip(random_stretches(potential.k, n), box.lower, box.upper)
-    energy, flux, tangent = (part.numpy().copy() for part in potential.evaluate(torch.from_numpy(U)))
-    return Dataset(stretch_spec(potential.k), box, U, energy, flux, tangent, {})
+    return Dataset(stretch_spec(potential.k), box, U, *evaluate_chunks(potential, U, n), {})
 
 
 @pytest.mark.parametrize(("degree", "k"), [(2, 3), (5, 3), (8, 3), (4, 6)])
 def test_derivatives_are_those_of_automatic_differentiation(degree, k):
     polynomial = random_polynomial(degree, k)
-    U = torch.from_numpy(random_stretches(k, 23))
-    oracle = autodiff(plain_energy(polynomial), U)
-    for ours, exact in zip(polynomial.evaluate(U), oracle, strict=True):
-        torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-10)
+    U = random_stretches(k, 23)
+    oracle = autodiff(plain_energy(polynomial), torch.from_numpy(U))
+    for ours, exact in zip(evaluate_chunks(polynomial, U, 23), oracle, strict=True):
+        np.testing.assert_allclose(ours, exact.numpy(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("degree", "k"), [(2, 3), (8, 3), (4, 6)])
+@pytest.mark.parametrize("n", [1, 300])
+def test_torch_agrees_with_numpy(degree, k, n):
+    U = random_stretches(k, n)
+    ours, exact = (evaluate_chunks(random_polynomial(degree, k, 0, device), U, n) for device in (TORCH, "cpu"))
+    for mine, expected in zip(ours, exact, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    for tangent in (ours[2], exact[2]):
+        np.testing.assert_array_equal(tangent, tangent.transpose(0, 2, 1))
 
 
 @pytest.mark.parametrize(("degree", "k"), [(0, 3), (4, 3), (3, 6)])
@@ -55,9 +74,10 @@ def test_monomials_are_complete_and_distinct(degree, k):
 def test_fit_reproduces_a_polynomial_exactly(degree, k, n):
     exact = random_polynomial(degree, k)
     fitted = fit_polynomial(data_of(exact, n), degree=degree)
-    U = torch.from_numpy(random_stretches(k, 50, seed=3))
-    for ours, theirs in zip(fitted.potential.evaluate(U), exact.evaluate(U), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+    U = random_stretches(k, 50, seed=3)
+    ours, theirs = (evaluate_chunks(potential, U, 50) for potential in (fitted.potential, exact))
+    for mine, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-8, atol=1e-8)
     assert fitted.card.errors.tangent_max < 1e-9
 
 

@@ -13,8 +13,8 @@ from scipy.stats import qmc
 
 from coupling import ClosureError, ContractError, ModelError, RemoteRankError, StretchFrame
 from coupling.closed_forms import FailingClosure, LinearElastic, StretchNeoHookean
+from coupling.polar import positive_definite
 from surrogates import Dataset, sample, stretch_design
-from surrogates.stretch_space import positive_definite
 from tests.surrogate_cases import BOX, neo_hookean_data
 
 LAW = StretchNeoHookean(1.0, 1.5)
@@ -161,11 +161,11 @@ def test_fingerprint_sees_every_number():
 
 def test_split_keeps_every_sample_once():
     data = neo_hookean_data(40)
-    train, held = data.split(0.25, seed=2)
-    assert (len(train), len(held)) == (30, 10)
-    both = np.vstack((train.gradient, held.gradient))
-    assert {tuple(row) for row in both} == {tuple(row) for row in data.gradient}
-    np.testing.assert_array_equal(data.split(0.25, seed=2)[1].gradient, held.gradient)
+    parts = data.split((0.2, 0.25), seed=2)
+    assert [len(part) for part in parts] == [22, 8, 10]
+    together = np.vstack([part.gradient for part in parts])
+    assert {tuple(row) for row in together} == {tuple(row) for row in data.gradient}
+    np.testing.assert_array_equal(data.split((0.25,), seed=2)[-1].gradient, parts[-1].gradient)
 
 
 @pytest.mark.parametrize("cut", [0, 7, 100, 1000, -1])
