@@ -4,7 +4,8 @@ A *closure* maps gradients at points to fluxes, their tangents and a status per 
 *surrogate* is a closure that also states its uncertainty, and a *gate* says at which points that is good enough
 (:mod:`coupling.gate`). The *accelerated closure* is made of a fine-scale closure, a surrogate and a gate, and is itself
 a closure, so that a solver sees no difference (:mod:`coupling.accelerated`). The *ledger* counts and times what was
-done (:mod:`coupling.ledger`), and the *conformance suite* tells whether any closure keeps the contract
+done (:mod:`coupling.ledger`), the *model server* evaluates a surrogate for all ranks of a node
+(:mod:`coupling.serving`), and the *conformance suite* tells whether any closure keeps the contract
 (:mod:`coupling.conformance`).
 """
 
@@ -18,11 +19,16 @@ from coupling.errors import (
     MissingPackageError,
     ModelError,
     RemoteRankError,
+    ServerAddressError,
+    ServerError,
+    ServerRefusedError,
+    ServerUnavailableError,
     StepError,
     TwoscaleError,
 )
 from coupling.gate import Gate, RangeGate, ToleranceGate
 from coupling.ledger import Ledger
+from coupling.serving import CollectiveSurrogate, RemoteSurrogate
 from coupling.stretch import StretchFrame
 
 __all__ = [
@@ -30,6 +36,7 @@ __all__ = [
     "Closure",
     "ClosureError",
     "ClosureSpec",
+    "CollectiveSurrogate",
     "ContractError",
     "Gate",
     "Ledger",
@@ -38,7 +45,12 @@ __all__ = [
     "ModelError",
     "RangeGate",
     "RemoteRankError",
+    "RemoteSurrogate",
     "Response",
+    "ServerAddressError",
+    "ServerError",
+    "ServerRefusedError",
+    "ServerUnavailableError",
     "Status",
     "StepError",
     "StretchFrame",

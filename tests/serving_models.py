@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 def neo_hookean(mu: float = 1.0) -> ClosedFormSurrogate:
     """A quick one."""
     return ClosedFormSurrogate(StretchNeoHookean(mu, 2.0), 1e-3, [0.5, 0.5, -0.5], [2.0, 2.0, 0.5])
+
+
+def slowly_loaded() -> ClosedFormSurrogate:
+    """One that takes its time to load."""
+    time.sleep(0.3)
+    return neo_hookean()
 
 
 def stiffer() -> ClosedFormSurrogate:
@@ -36,7 +43,9 @@ def energy_network(device: str = "cpu", widths: tuple[int, ...] = (64, 64, 64)) 
     weights = {name: rng.normal(0.0, 0.2, shape) for name, shape in weight_shapes(layers).items()}
     weights |= {"scale": np.full(3, 0.1), "energy_scale": np.array(1.0), "growth": np.array(1.0)}
     box = StretchBox.of([0.7, 0.7, -0.4], [1.4, 1.4, 0.4])
-    card = ModelCard(StretchNeoHookean(1.0, 2.0).spec, box, HoldOutErrors(*[1e-4] * 7, samples=1), "", {}, {})
+    card = ModelCard(
+        StretchNeoHookean(1.0, 2.0).spec, box, HoldOutErrors(1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1), "", {}, {}
+    )
     return EnergySurrogate(EnergyNetwork(weights, layers, device), card)
 
 
@@ -48,7 +57,7 @@ def standard_linear_solid() -> StandardLinearSolid:
 class Slow:
     """A law that takes its time: 10 ms a call, of up to 32 points."""
 
-    chunk = 32
+    batch = 32
 
     def __init__(self) -> None:
         self.inner = neo_hookean()
@@ -78,6 +87,14 @@ def linear_elastic() -> LinearElastic:
     return LinearElastic(1.0, 2.0)
 
 
+class Moody(Slow):
+    """A law that states its energy for more than one point only."""
+
+    def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
+        response = super().evaluate(gradient, state, dt, hint)
+        return response if len(gradient) > 1 else replace(response, energy=None)
+
+
 class Useless(Slow):
     """A law without a usable answer."""
 
@@ -85,3 +102,12 @@ class Useless(Slow):
         response = super().evaluate(gradient, state, dt, hint)
         response.flux[:] = np.nan
         return response
+
+
+class Hanging(Slow):
+    """A law that never comes back from U11 = 9."""
+
+    def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
+        if (gradient[:, 0] == 9.0).any():
+            time.sleep(3600.0)
+        return super().evaluate(gradient, state, dt, hint)

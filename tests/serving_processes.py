@@ -28,26 +28,37 @@ class Running:
     def __init__(self, folder: Path, *models: str, **settings: Any) -> None:
         self.address, self.log = str(folder / "s.sock"), folder / "log"
         named = {name.rpartition("=")[0] or name: name.rpartition("=")[2] for name in models}
-        self.settings = Settings(self.address, named, "cpu", log=str(self.log), **settings)
-        self.process = subprocess.Popen(command(self.settings), env=server_environment(1), start_new_session=True)
+        device = settings.pop("device", "cpu")
+        settings.setdefault("idle", 60.0)  # should the test itself be killed
+        self.settings = Settings(self.address, named, device, log=str(self.log), **settings)
+        self.start()
+
+    def start(self, word: str = "", by: str = "") -> None:
+        """Start it; again, with one word of its settings replaced by another, where they are given."""
+        line = command(self.settings)
+        if word:
+            line[-1] = line[-1].replace(word, by)
+        self.process = subprocess.Popen(line, env=server_environment(1), start_new_session=True)
         self.wait()
 
     def wait(self) -> dict[str, Any]:
         """Its status, as soon as it answers."""
-        return wait_for(lambda: self.status())
+        state: dict[str, Any] = wait_for(lambda: self.status())
+        return state
 
     def status(self) -> dict[str, Any]:
-        return ask(self.address, {"want": "status"})["status"]
+        state: dict[str, Any] = ask(self.address, {"want": "status"})["status"]
+        return state
 
     @property
     def pid(self) -> int:
         """Of the server, not of its supervisor."""
-        return self.status()["pid"]
+        return int(self.status()["pid"])
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def surrogate(self, model: str = NEO_HOOKEAN, **options: Any) -> RemoteSurrogate:
+    def surrogate(self, model: str | Path = NEO_HOOKEAN, **options: Any) -> RemoteSurrogate:
         return RemoteSurrogate(model, address=self.address, **options)
 
     def end(self) -> None:

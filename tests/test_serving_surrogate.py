@@ -78,7 +78,8 @@ def test_state_hint_and_dt_arrive(server):
 def test_points_that_cannot_be_evaluated_are_values(remote):
     gradient = probes(LOCAL.spec, 3)
     gradient[0], gradient[1] = np.nan, [3.0, 1.0, 0.0]
-    assert remote.evaluate(gradient, None, 1.0).status.tolist() == [Status.INADMISSIBLE, Status.OUTSIDE_RANGE, Status.OK]
+    status = remote.evaluate(gradient, None, 1.0).status
+    assert status.tolist() == [Status.INADMISSIBLE, Status.OUTSIDE_RANGE, Status.OK]
 
 
 def test_tickets_are_collected_in_any_order(remote):
@@ -91,10 +92,11 @@ def test_tickets_are_collected_in_any_order(remote):
 
 def test_work_goes_on_while_the_server_computes(server):
     with server.surrogate(SLOW) as remote:
-        ticket = remote.submit(probes(LOCAL.spec, 64), None, 1.0)
-        other = server.status()["queue"]["requests"]
-        assert_same(remote.collect(ticket), LOCAL.evaluate(probes(LOCAL.spec, 64), None, 1.0))
-    assert other == 1
+        ticket = remote.submit(probes(LOCAL.spec, 640), None, 1.0)
+        waiting = server.status()["queue"]["points"]
+        flux = remote.collect(ticket).flux
+    assert waiting > 320
+    np.testing.assert_allclose(flux, LOCAL.evaluate(probes(LOCAL.spec, 640), None, 1.0).flux, rtol=1e-13)
 
 
 def test_serves_an_accelerated_closure(remote):
@@ -118,6 +120,13 @@ def test_a_model_that_raises_fails_alone(server):
         with pytest.raises(ServerError, match="U11 is larger than 3"):
             bad.collect(at_fault)
         assert bad.evaluate(probes(LOCAL.spec, 8), None, 1.0).status.tolist() == [0] * 8
+
+
+def test_a_model_without_its_usual_results_fails(server):
+    with server.surrogate(f"{MODELS}Moody") as remote:
+        assert remote.evaluate(probes(LOCAL.spec, 2), None, 1.0).energy is not None
+        with pytest.raises(ServerError, match="at some times and not at others"):
+            remote.evaluate(probes(LOCAL.spec, 1), None, 1.0)
 
 
 def test_large_requests_do_not_starve_small_ones(server):

@@ -66,8 +66,8 @@ def socket_name(address: str) -> str:
     length = len(os.fsencode(name))
     if length < 2 or length > _LONGEST:
         raise ServerAddressError(
-            f"the socket's address {address!r} has {length} bytes, and sockets allow {_LONGEST}: use a shorter path, or "
-            f"@NAME, which needs no file"
+            f"the socket's address {address!r} has {length} bytes, and sockets allow {_LONGEST}: use a shorter path, "
+            f"or @NAME, which needs no file"
         )
     return name
 

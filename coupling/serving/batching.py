@@ -1,8 +1,8 @@
 """The queue of the server: whose rows are evaluated next.
 
-Clients stand in a ring. The first one gives up to a chunk of its rows; what room is left is filled, in the order of the
+Clients stand in a ring. The first one fills a batch with its rows; what room is left is filled, in the order of the
 ring, with rows of others for the same model and version. Then the first client goes to the end of the ring. So a client
-waits for one chunk of every other at most, however many points these have, and nothing waits while there is work.
+waits for one batch of every other at most, however many points these have, and nothing waits while there is work.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from coupling.serving.evaluation import Part
 from coupling.serving.frames import Request
-from coupling.serving.models import Version
+from coupling.serving.models import Model, Version
 from coupling.serving.segment import Slot
 
 C = TypeVar("C")
@@ -26,10 +26,10 @@ class Piece(Generic[C]):
     client: C
     request: Request
     slot: Slot
+    model: Model
     version: Version
     arrived: int
     done: int = 0
-    flags: int = 0
     compute_ns: int = 0
 
     def goes_with(self, other: Piece[C]) -> bool:
@@ -97,13 +97,14 @@ class FairQueue(Generic[C]):
     def next_batch(self) -> Batch[C]:
         """Rows for the next call; the queue must not be empty."""
         leader = self._lines[self._ring[0]][0]
-        chunk, batch = leader.version.evaluator.chunk, Batch[C](leader.version)
+        most = leader.version.evaluator.batch
+        batch: Batch[C] = Batch(leader.version)
         for client in self._ring:
             for piece in self._lines[client]:
-                if batch.points == chunk:
+                if batch.points == most:
                     break
                 if piece is leader or piece.goes_with(leader):
-                    batch.take(piece, chunk - batch.points)
+                    batch.take(piece, most - batch.points)
         self._ring.rotate(-1)
         return batch
 

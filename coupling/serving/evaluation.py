@@ -10,7 +10,7 @@ import numpy as np
 
 from coupling.contract import Array, Closure, ClosureSpec, Response
 from coupling.errors import ContractError
-from coupling.serving.frames import Flags
+from coupling.serving.frames import ENERGY, UNCERTAINTY
 from coupling.serving.segment import Slot
 
 
@@ -32,12 +32,12 @@ class Evaluator(Protocol):
         ...
 
     @property
-    def chunk(self) -> int:
+    def batch(self) -> int:
         """Points that one call takes at most."""
         ...
 
-    def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> Flags:
-        """Evaluate the parts, together no more than a chunk, and say which optional results they have."""
+    def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
+        """Evaluate the parts, together no more than a batch. Whatever the model raises comes through."""
         ...
 
 
@@ -45,15 +45,21 @@ class HostEvaluator:
     """Evaluates closures that take and give arrays in host memory, on whatever device they compute.
 
     Inputs are copied before the model sees them: a client that writes into its slot meanwhile deceives nobody's checks.
+
+    Args:
+        closure: the model.
+        batch: points that it gets at once at most.
+        optional: flags of the optional results that it always has.
     """
 
-    def __init__(self, closure: Closure, chunk: int) -> None:
-        self.closure, self.spec, self.chunk = closure, closure.spec, chunk
+    def __init__(self, closure: Closure, batch: int, optional: int) -> None:
+        self.closure, self.spec, self.batch, self._optional = closure, closure.spec, batch, optional
         s = self.spec.state_size
-        self._gradient = np.empty((chunk, self.spec.k))
-        self._state, self._hint = (np.empty((chunk, s)), np.empty((chunk, s))) if s else (None, None)
+        self._gradient = np.empty((batch, self.spec.k))
+        self._state = np.empty((batch, s)) if s else None
+        self._hint = np.empty((batch, s)) if s else None
 
-    def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> Flags:
+    def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         """Gather, evaluate, scatter."""
         n = 0
         for part in parts:
@@ -61,11 +67,11 @@ class HostEvaluator:
         state = None if self._state is None else self._state[:n]
         hints = self._hint[:n] if hint and self._hint is not None else None
         response = self.closure.evaluate(self._gradient[:n], state, dt, hints)
-        flags = optional_results(self.spec, response, n)
+        if optional_results(self.spec, response, n) != self._optional:
+            raise ContractError("the model states uncertainty or energy at some times and not at others")
         row = 0
         for part in parts:
             row = _scatter(response, row, part)
-        return flags
 
     def _gather(self, part: Part, n: int, hint: bool) -> int:
         rows, end = slice(part.start, part.stop), n + part.stop - part.start
@@ -77,7 +83,7 @@ class HostEvaluator:
         return end
 
 
-def optional_results(spec: ClosureSpec, response: Response, n: int) -> Flags:
+def optional_results(spec: ClosureSpec, response: Response, n: int) -> int:
     """Which optional results a response has, after a check of all shapes.
 
     Raises:
@@ -90,18 +96,21 @@ def optional_results(spec: ClosureSpec, response: Response, n: int) -> Flags:
             f"{response.flux.shape}, {response.tangent.shape} and {response.status.shape}"
         )
     flags = 0
-    for flag, rows in ((Flags.UNCERTAINTY, response.uncertainty), (Flags.ENERGY, response.energy)):
-        if rows is not None:
-            _check_shape(rows, (n,))
-            flags |= flag
+    if response.uncertainty is not None:
+        _check_shape(response.uncertainty, (n,))
+        flags += UNCERTAINTY
+    if response.energy is not None:
+        _check_shape(response.energy, (n,))
+        flags += ENERGY
     if spec.state_size:
         _check_shape(response.state, (n, spec.state_size))
-    return Flags(flags)
+    return flags
 
 
 def _check_shape(rows: Array | None, shape: tuple[int, ...]) -> None:
     if rows is None or rows.shape != shape:
-        raise ContractError(f"an array of the model's response must be of shape {shape}, got {np.shape(rows)}")
+        got = None if rows is None else rows.shape
+        raise ContractError(f"an array of the model's response must be of shape {shape}, got {got}")
 
 
 def _scatter(response: Response, row: int, part: Part) -> int:

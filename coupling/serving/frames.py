@@ -5,7 +5,8 @@ A connection begins with two exchanges in JSON, one object per packet:
 1. ``{"protocol": 1, "want": "model", "model": …}`` is answered by what is served under that name (specification,
    version, fingerprint); the other wishes ("status", "swap", "rollback", "stop") by one object, and that is all.
 2. ``{"slots": …, "capacity": …, "bytes": …}`` comes with the descriptor of the client's segment
-   (:mod:`coupling.serving.segment`), and is answered by ``{"ok": true}``.
+   (:mod:`coupling.serving.segment`), and is answered by ``{"ok": true}``; where the model has a state, the first slot
+   then holds the initial one.
 
 Then the client rings with a :class:`Request` for every slot it has filled, and the server answers each with a
 :class:`Reply`, whose text says why where the code is not DONE. Requests are numbered; answering one twice does no harm.
@@ -16,14 +17,14 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 PROTOCOL = 1
-MAGIC = 0x54574F53
+REQUEST_MAGIC, REPLY_MAGIC = 0x54574F51, 0x54574F52
 LARGEST_PACKET = 1 << 16
 _REQUEST = struct.Struct("<IIQIIIIdQ")
-_REPLY = struct.Struct("<IIQIIIIQ")
+_REPLY = struct.Struct("<IIQIIIQ")
 REQUEST_BYTES = _REQUEST.size
 REPLY_BYTES = _REPLY.size
 LONGEST_TEXT = 1024
@@ -46,13 +47,8 @@ class Code(IntEnum):
     NO_SUCH_VERSION = 4
 
 
-class Flags(IntFlag):
-    """Which optional arrays of a slot hold something."""
-
-    NONE = 0
-    HINT = 1
-    UNCERTAINTY = 2
-    ENERGY = 4
+HINT, UNCERTAINTY, ENERGY = 1, 2, 4
+"""Flags: which optional arrays of a slot are used. Plain numbers, as they are on the path of every request."""
 
 
 class Request(NamedTuple):
@@ -76,27 +72,26 @@ class Reply(NamedTuple):
     slot: int = 0
     points: int = 0
     current: int = 0
-    flags: int = 0
     compute_ns: int = 0
     text: str = ""
 
 
 def pack_request(request: Request) -> bytes:
     """The request as one packet."""
-    return _REQUEST.pack(MAGIC, *request)
+    return _REQUEST.pack(REQUEST_MAGIC, *request)
 
 
 def unpack_request(packet: bytes | memoryview) -> Request | None:
-    """The request of a packet, None where that is no request."""
-    if len(packet) != REQUEST_BYTES:
+    """The request that a packet begins with, None where that is none."""
+    if len(packet) < REQUEST_BYTES:
         return None
-    magic, *values = _REQUEST.unpack(packet)
-    return Request._make(values) if magic == MAGIC else None
+    magic, *values = _REQUEST.unpack_from(packet)
+    return Request._make(values) if magic == REQUEST_MAGIC else None
 
 
 def pack_reply(reply: Reply) -> bytes:
     """The reply as one packet, its text after the fixed part."""
-    return _REPLY.pack(MAGIC, *reply[:-1]) + reply.text.encode()[:LONGEST_TEXT]
+    return _REPLY.pack(REPLY_MAGIC, *reply[:-1]) + reply.text.encode()[:LONGEST_TEXT]
 
 
 def unpack_reply(packet: bytes | memoryview) -> Reply | None:
@@ -104,10 +99,10 @@ def unpack_reply(packet: bytes | memoryview) -> Reply | None:
     if len(packet) < REPLY_BYTES:
         return None
     magic, *values = _REPLY.unpack_from(packet)
-    if magic != MAGIC:
+    if magic != REPLY_MAGIC:
         return None
     text = bytes(packet[REPLY_BYTES:]).decode(errors="replace") if len(packet) > REPLY_BYTES else ""
-    return Reply(*values, text)
+    return Reply._make((*values, text))
 
 
 def pack_json(message: dict[str, Any]) -> bytes:

@@ -16,11 +16,12 @@ import numpy as np
 from coupling.contract import Array, Closure, ClosureSpec, check_response, finite_rows, usable
 from coupling.errors import ModelError, ServerRefusedError
 from coupling.serving.evaluation import Evaluator, HostEvaluator, optional_results
-from coupling.serving.frames import Flags
 from coupling.serving.loading import fingerprint, load
 from coupling.serving.statistics import Statistics
 
-CHUNK = {"cpu": 256, "cuda": 16_384}
+BATCH = {"cpu": 1024, "cuda": 65_536}
+"""Points that one call of a model gets at most, for models without an attribute ``batch``. Models cut them further to
+what fits a cache; here they bound what a client has to wait for others, and hide the cost of a call."""
 
 
 @dataclass(eq=False)
@@ -31,7 +32,9 @@ class Version:
     source: str
     fingerprint: str
     evaluator: Evaluator
-    optional: Flags
+    optional: int
+    probe_flux: Array
+    initial_state: Array | None
     users: int = 0
 
 
@@ -52,20 +55,25 @@ class Model:
         Raises:
             ServerRefusedError: where it is not served; names those that are.
         """
-        matching = [
-            v
-            for v in self.versions.values()
-            if number in (None, v.number) and print_ in (None, v.fingerprint) and (number or print_ or self._is_current(v))
-        ]
+        if number is None and print_ is None:
+            return self.versions[self.current]
+        matching = [v for v in self.versions.values() if number in (None, v.number) and print_ in (None, v.fingerprint)]
         if not matching:
             there = ", ".join(f"{v.number} ({v.fingerprint})" for v in self.versions.values())
+            wanted = number if print_ is None else print_
             raise ServerRefusedError(
-                f"{self.name} is not served in version {number or print_}; there are: {there}, current is {self.current}"
+                f"{self.name} is not served in version {wanted}; there are: {there}, current is {self.current}"
             )
-        return max(matching, key=lambda v: (self._is_current(v), v.number))
+        return max(matching, key=lambda v: (v.number == self.current, v.number))
+
+    def has(self, print_: str) -> bool:
+        """Whether a version of that fingerprint is served."""
+        return any(version.fingerprint == print_ for version in self.versions.values())
 
     def switch(self, version: Version) -> None:
-        """Make a version the current one."""
+        """Make a version the current one; it gets the next number where its own has been given away meanwhile."""
+        if version.number in self.versions:
+            version.number = self.newest + 1
         self.versions[version.number] = version
         self.newest = max(self.newest, version.number)
         self.previous, self.current = self.current, version.number
@@ -87,11 +95,10 @@ class Model:
             if number not in (self.current, self.previous) and not version.users:
                 del self.versions[number]
 
-    def _is_current(self, version: Version) -> bool:
-        return version.number == self.current
 
-
-def prepare(source: str, number: int, device: str, *, like: Version | None = None, tolerance: float | None = None) -> Version:
+def prepare(
+    source: str, number: int, device: str, *, like: Version | None = None, tolerance: float | None = None
+) -> Version:
     """A version loaded, warmed up and validated.
 
     Args:
@@ -106,17 +113,18 @@ def prepare(source: str, number: int, device: str, *, like: Version | None = Non
     """
     print_ = fingerprint(source)
     closure = load(source, device)
-    chunk = getattr(closure, "chunk", None) or CHUNK[device.partition(":")[0]]
-    evaluator = HostEvaluator(closure, chunk)
-    optional = _warm_up(source, closure, chunk)
+    batch = getattr(closure, "batch", None) or BATCH[device.partition(":")[0]]
+    optional = _warm_up(source, closure, batch)
+    flux = closure.evaluate(probes(closure.spec, 64), closure.initial_state(64), 1.0).flux
     if like is not None:
-        _validate(source, closure, like, tolerance)
-    return Version(number, source, print_, evaluator, optional)
+        _validate(source, closure.spec, flux, like, tolerance)
+    evaluator = HostEvaluator(closure, batch, optional)
+    return Version(number, source, print_, evaluator, optional, flux, closure.initial_state(1))
 
 
-def _warm_up(source: str, closure: Closure, chunk: int) -> Flags:
-    flags = Flags.NONE
-    for n in (1, chunk, chunk, 2):
+def _warm_up(source: str, closure: Closure, batch: int) -> int:
+    flags = 0
+    for n in (1, batch, batch, 2):
         gradient = probes(closure.spec, n)
         try:
             response = closure.evaluate(gradient, closure.initial_state(n), 1.0)
@@ -130,17 +138,13 @@ def _warm_up(source: str, closure: Closure, chunk: int) -> Flags:
     return flags
 
 
-def _validate(source: str, closure: Closure, like: Version, tolerance: float | None) -> None:
-    if closure.spec != like.evaluator.spec:
-        raise ModelError(f"{source} has another specification than version {like.number}: {closure.spec}")
-    if tolerance is None:
-        return
-    assert isinstance(like.evaluator, HostEvaluator)
-    gradient = probes(closure.spec, 64)
-    new, old = (c.evaluate(gradient, c.initial_state(64), 1.0).flux for c in (closure, like.evaluator.closure))
-    error = float(np.linalg.norm(new - old) / (np.linalg.norm(old) or 1.0))
-    if not error <= tolerance:
-        raise ModelError(f"the flux of {source} differs from version {like.number} by {error:.1e}, allowed: {tolerance:.1e}")
+def _validate(source: str, spec: ClosureSpec, flux: Array, like: Version, tolerance: float | None) -> None:
+    if spec != like.evaluator.spec:
+        raise ModelError(f"{source} has another specification than version {like.number}: {spec}")
+    error = float(np.linalg.norm(flux - like.probe_flux) / (np.linalg.norm(like.probe_flux) or 1.0))
+    if tolerance is not None and not error <= tolerance:
+        allowed = f"allowed: {tolerance:.1e}"
+        raise ModelError(f"the flux of {source} differs from version {like.number} by {error:.1e}, {allowed}")
 
 
 def probes(spec: ClosureSpec, n: int, amplitude: float = 0.01) -> Array:

@@ -130,7 +130,7 @@ def attach(spec: ClosureSpec, message: dict[str, Any], descriptors: list[int]) -
         ServerRefusedError: where layout, size or seals are not what they have to be.
     """
     slots, capacity = message.get("slots"), message.get("capacity")
-    if not _positive(slots, MOST_SLOTS) or not _positive(capacity, MOST_BYTES):
+    if type(slots) is not int or type(capacity) is not int or not 0 < slots <= MOST_SLOTS or capacity < 1:
         raise ServerRefusedError(f"a segment has 1 to {MOST_SLOTS} slots of 1 point or more, got {slots} of {capacity}")
     layout = Layout(spec.k, spec.m, spec.state_size, slots, capacity)
     if layout.bytes > MOST_BYTES or message.get("bytes") != layout.bytes:
@@ -154,11 +154,8 @@ def _check_memory(descriptor: int, size: int) -> None:
         raise ServerRefusedError(f"the descriptor is not memory that can be sealed: {error}") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or seals & SEALS != SEALS or status.st_size != size:
-        raise ServerRefusedError(f"a segment is sealed ({SEALS:#x}) and has {size} bytes, got {seals:#x}, {status.st_size}")
-
-
-def _positive(value: Any, most: int) -> bool:
-    return type(value) is int and 0 < value <= most
+        got = f"got {seals:#x} and {status.st_size}"
+        raise ServerRefusedError(f"a segment is sealed ({SEALS:#x}) and has {size} bytes, {got}")
 
 
 def _aligned(size: int, to: int) -> int:

@@ -1,0 +1,29 @@
+"""Which device a rank's server computes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def device_of_rank(comm: Any, gpus: int | None = None) -> str:
+    """The ranks of a node take its GPUs in turn, "cuda:0", "cuda:1", …; "cpu" where it has none (collective).
+
+    A node is what MPI says shares memory. Pass the result as ``device`` of
+    :class:`coupling.serving.RemoteSurrogate`: there is one server for every GPU then.
+
+    Args:
+        comm: the communicator of the job.
+        gpus: of this node, None to count them.
+    """
+    node = comm.Split_type(_type_shared())
+    rank = node.rank
+    node.Free()
+    count = sum(1 for _ in Path("/dev").glob("nvidia[0-9]*")) if gpus is None else gpus
+    return f"cuda:{rank % count}" if count else "cpu"
+
+
+def _type_shared() -> int:
+    from mpi4py import MPI
+
+    return int(MPI.COMM_TYPE_SHARED)

@@ -1,0 +1,266 @@
+"""A surrogate that a model server evaluates."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from coupling.agreement import together
+from coupling.contract import Array, Closure, ClosureSpec, Response, check_arguments
+from coupling.errors import ContractError, ServerError, ServerRefusedError, ServerUnavailableError
+from coupling.ledger import Ledger
+from coupling.serving.breaker import Breaker
+from coupling.serving.exchange import Exchange, Ticket
+from coupling.serving.frames import ENERGY, UNCERTAINTY
+from coupling.serving.link import Link
+from coupling.serving.lookup import Lookup
+
+
+class RemoteSurrogate:
+    """A surrogate like any other (specification, state, ``evaluate``), evaluated by a server that all ranks share.
+
+    The server is looked up in this order: ``address``; the environment variable TWOSCALE_SERVER; this user's server of
+    the node and device, which is started where there is none and stops after its last client. Every rank has a
+    connection and shared memory of its own.
+
+    The version of the model is the one that is current when the surrogate is made (for a model folder, the one with its
+    files), until :meth:`adopt`: a solver's law does not change under its Newton iteration. :attr:`current` tells
+    whether there is another. One surrogate serves one thread.
+
+    Where the server dies or hangs, at any moment, the surrogate connects to its successor, and asks again for what was
+    not yet answered, for the same version (by fingerprint). Where that fails, it evaluates its ``local`` copy. Where
+    there is none, ``evaluate`` raises, and :class:`coupling.AcceleratedClosure` has the fine scale serve the points.
+    All of this is local to a rank: the server and a local copy compute the same numbers up to round-off, so ranks need
+    not take the same way. Where they have to (a fine scale that communicates), use
+    :class:`coupling.serving.CollectiveSurrogate`.
+
+    Ledger: counts ``server/calls``, ``server/points``, ``server/losses``, ``server/sent again`` (points),
+    ``server/local points``; phase ``server/recovery``.
+
+    Args:
+        model: name of a model of the server, path of a model folder, or ``module:object``; the last two are loaded by
+            the server where it does not have them.
+        address: of the server, None to look it up.
+        device: of the node's server: "auto", "cpu" or "cuda:K".
+        version: to use, None for the current one.
+        local: a closure with the same answers, or a function that makes one when it is needed.
+        timeout: seconds without any answer after which the server counts as hanging.
+        start_timeout: seconds that a server may take to start, to be replaced, or to load the model.
+        attempts: how often one call is sent before the server is considered unable to answer it.
+        breaker: when to stop asking a server that keeps dying.
+        ledger: where the work is entered, a new one if None.
+
+    Raises:
+        ServerUnavailableError: where no server answers or can be started.
+        ServerRefusedError: where it has no such model or version.
+        ServerAddressError: where the address is none.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        address: str | None = None,
+        device: str = "auto",
+        version: int | None = None,
+        local: Closure | Callable[[], Closure] | None = None,
+        timeout: float = 10.0,
+        start_timeout: float = 60.0,
+        attempts: int = 3,
+        breaker: Breaker | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self._servers = Lookup(os.fspath(model), address, device, timeout, start_timeout)
+        self._local, self._attempts, self._breaker = local, attempts, breaker or Breaker()
+        self._patience = 60.0 * timeout
+        self.ledger = Ledger() if ledger is None else ledger
+        self._local_copy: Closure | None = None
+        self._exchange: Exchange | None = None
+        link = self._servers.first_link(version)
+        self.spec: ClosureSpec = link.spec
+        self._take(link)
+
+    @property
+    def address(self) -> str:
+        """Where the server is looked for."""
+        return self._servers.address
+
+    @property
+    def current(self) -> int:
+        """The version that new clients get, as of the server's last answer; ``version`` is the one in use."""
+        return self.version if self._exchange is None else self._exchange.current
+
+    @property
+    def server(self) -> int | None:
+        """Process of the server, None where there is none."""
+        return None if self._exchange is None else self._exchange.link.server
+
+    def initial_state(self, n: int) -> Array | None:
+        """State (n, s) of n points in the reference configuration, None where the model has none."""
+        return None if self._initial_state is None else np.tile(self._initial_state, (n, 1))
+
+    def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
+        """Flux, tangent, new state and status of n points, from the server.
+
+        Raises:
+            ServerError: where neither the server nor a local copy can answer, or the model itself fails.
+        """
+        return self.collect(self.submit(gradient, state, dt, hint))
+
+    def submit(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Ticket:
+        """Begin an evaluation and return at once; :meth:`collect` gives its response.
+
+        The arrays must not be changed before that.
+        """
+        n = check_arguments(self.spec, gradient, state, hint)
+        ticket = Ticket(gradient, state, dt, hint, deque([(0, n)]), n)
+        if n and self._exchange is not None:
+            with suppress(ServerUnavailableError):  # collect will notice, and recover
+                self._exchange.add(ticket)
+        ticket.response = self._empty_response(n)  # the server is at work meanwhile
+        self.ledger.count("server/calls")
+        self.ledger.count("server/points", n)
+        return ticket
+
+    def collect(self, ticket: Ticket) -> Response:
+        """Wait for the response of a ticket.
+
+        Raises:
+            ServerError: as :meth:`evaluate`.
+        """
+        while ticket.left and ticket.error is None:
+            try:
+                if self._exchange is None:
+                    raise ServerUnavailableError(f"there is no connection to the server at {self.address}")
+                self._exchange.progress()
+            except ServerUnavailableError as error:
+                self._recover(ticket, error)
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.response is not None
+        return ticket.response
+
+    def adopt(self, version: int | None = None, comm: Any = None) -> int:
+        """Use another version from now on, and return its number; no evaluation may be under way.
+
+        With a communicator all ranks call this together, and all of them have the same version afterwards: ``version``
+        of rank 0, or the one that is current for its server.
+
+        Raises:
+            ServerRefusedError: where the server has no such version; RemoteRankError where that happens elsewhere.
+            ContractError: while an evaluation is under way.
+        """
+        if comm is None:
+            return self._adopt(version)
+        number = comm.bcast(together(comm, lambda: version or (self._latest() if comm.rank == 0 else None)))
+        return together(comm, lambda: self._adopt(number))
+
+    def close(self) -> None:
+        """Leave the server."""
+        if self._exchange is not None:
+            self._leave()
+            self._exchange = None
+
+    def __enter__(self) -> RemoteSurrogate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _empty_response(self, n: int) -> Response:
+        spec = self.spec
+        return Response(
+            np.empty((n, spec.m)),
+            np.empty((n, spec.m, spec.k)),
+            np.empty(n, np.int8),
+            np.empty((n, spec.state_size)) if spec.state_size else None,
+            np.empty(n) if self._optional & UNCERTAINTY else None,
+            np.empty(n) if self._optional & ENERGY else None,
+        )
+
+    def _take(self, link: Link) -> None:
+        self.close()
+        self._exchange = Exchange(link, self._patience)
+        self.version, self._fingerprint = link.version, link.fingerprint
+        self._optional, self._initial_state = link.optional, link.initial_state
+        self._leave = weakref.finalize(self, link.close)
+
+    # ---- versions ----------------------------------------------------------------------------------------------------
+
+    def _latest(self) -> int:
+        """The version that is current now."""
+        link = self._servers.link()
+        link.close()
+        return link.version
+
+    def _adopt(self, version: int | None) -> int:
+        if self._exchange is not None and self._exchange.busy:
+            raise ContractError("a version can be adopted when no evaluation is under way: collect all tickets first")
+        link = self._servers.link(version=version)
+        if link.spec != self.spec:
+            link.close()
+            raise ServerRefusedError(f"version {link.version} has another specification: make a new RemoteSurrogate")
+        self._local_copy = self._local if isinstance(self._local, Closure) else None
+        self._take(link)
+        return link.version
+
+    # ---- when the server is lost -------------------------------------------------------------------------------------
+
+    def _recover(self, ticket: Ticket, error: ServerError) -> None:
+        """Ask the server's successor for all that is open; or answer it locally; or say that nobody can."""
+        with self.ledger.phase("server/recovery"):
+            tickets = [ticket]
+            if self._exchange is not None:
+                tickets = list(dict.fromkeys([*self._exchange.unanswered(), ticket]))
+                self._lose()
+            for ticket in tickets:
+                ticket.attempts += 1
+            if not self._breaker.open and max(ticket.attempts for ticket in tickets) < self._attempts:
+                try:
+                    self._ask_again(tickets)
+                    return
+                except ServerError as again:
+                    error = again
+                    self._lose()
+            for ticket in tickets:
+                self._answer_locally(ticket, error)
+
+    def _lose(self) -> None:
+        self.ledger.count("server/losses")
+        self._breaker.lost()
+        self.close()
+
+    def _ask_again(self, tickets: list[Ticket]) -> None:
+        self._take(self._servers.link(fingerprint=self._fingerprint))
+        assert self._exchange is not None
+        self.ledger.count("server/sent again", sum(ticket.left for ticket in tickets))
+        for ticket in tickets:
+            with suppress(ServerUnavailableError):  # collect will notice, and recover once more
+                self._exchange.add(ticket)
+
+    def _answer_locally(self, ticket: Ticket, error: ServerError) -> None:
+        if self._local is None:
+            ticket.error = error
+            return
+        self.ledger.count("server/local points", len(ticket.gradient))
+        try:
+            ticket.response = self._copy().evaluate(ticket.gradient, ticket.state, ticket.dt, ticket.hint)
+            ticket.left = 0
+        except Exception as failure:  # the caller shall get it, whatever it is
+            ticket.error = failure
+
+    def _copy(self) -> Closure:
+        """The local copy, made when it is needed first."""
+        if self._local_copy is None:
+            assert self._local is not None
+            made = self._local if isinstance(self._local, Closure) else self._local()
+            if made.spec != self.spec:
+                raise ContractError(f"the local copy must have the model's specification {self.spec}, got {made.spec}")
+            self._local_copy = made
+        return self._local_copy

@@ -1,0 +1,205 @@
+"""The server's loop: one thread that sleeps in the kernel until a client rings, and evaluates whatever is there."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from coupling.serving.batching import Batch, FairQueue, Piece
+from coupling.serving.client import Client, Gone
+from coupling.serving.frames import HINT, Code
+from coupling.serving.loader import Loader
+from coupling.serving.log import Log
+from coupling.serving.models import ModelTable
+from coupling.serving.reception import Reception
+from coupling.serving.settings import Settings
+
+MOST_CLIENTS = 1024
+_LONGEST_LINGER = 1e-4
+
+
+class Server:
+    """Serves the models of a table to the clients of a listening socket.
+
+    Args:
+        settings: of the server; ``device`` is one, not "auto".
+        listener: the listening socket, not blocking.
+        table: its models, ready.
+        log: where events go.
+        alive: one number, the time since when the loop has been at work (monotonic, ns), 0 while it sleeps.
+    """
+
+    def __init__(
+        self, settings: Settings, listener: socket.socket, table: ModelTable, log: Log, alive: memoryview[int]
+    ) -> None:
+        self.settings, self.table, self.log = settings, table, log
+        self.clients: dict[int, Client] = {}
+        self.queue: FairQueue[Client] = FairQueue()
+        self.started = time.time()
+        self._listener, self._alive = listener, alive
+        self._loader = Loader(settings.device)
+        self._reception = Reception(self, self._loader)
+        self._poll = select.epoll()
+        for descriptor in (listener.fileno(), self._loader.descriptor):
+            self._poll.register(descriptor, select.EPOLLIN)
+        self._stopping = False
+        self._last_client = time.monotonic()
+        self._linger_end = 0.0
+
+    def run(self) -> None:
+        """Serve until told to stop, or until there has been no client for the time that the settings allow."""
+        gc.collect()
+        gc.freeze()
+        while not self._stopping:
+            if self.queue:
+                events = self._poll.poll(0)
+            elif (patience := self._patience()) == 0.0:
+                break
+            else:
+                self._alive[0] = 0
+                events = self._poll.poll(patience)
+            self._alive[0] = time.monotonic_ns()
+            for descriptor, _ in events:
+                self._attend(descriptor)
+            if self.queue and not self._linger():
+                self._evaluate(self.queue.next_batch())
+        self._loader.close()
+
+    def stop(self) -> None:
+        """End :meth:`run` after the batch in progress."""
+        self._stopping = True
+
+    @property
+    def attached(self) -> int:
+        """Clients that can ask for evaluations."""
+        return sum(client.segment is not None for client in self.clients.values())
+
+    def has(self, client: Client) -> bool:
+        """Whether the client is still there."""
+        return self.clients.get(client.sock.fileno()) is client
+
+    def _patience(self) -> float | None:
+        """Seconds to sleep at most, None for no limit."""
+        if self.clients or self.settings.idle is None:
+            return None
+        return max(0.0, self._last_client + self.settings.idle - time.monotonic())
+
+    def _linger(self) -> bool:
+        """Wait a moment for clients that are likely to ask; whether there is something of theirs to attend to."""
+        if not self.settings.linger or self.queue.clients >= self.attached:
+            return False
+        now = time.monotonic()
+        if self._linger_end < now - _LONGEST_LINGER:  # that was for an earlier batch
+            self._linger_end = now + min(self.settings.linger, _LONGEST_LINGER)
+        left = self._linger_end - now
+        return left > 0.0 and bool(select.select([self._poll], [], [], left)[0])
+
+    # ---- clients -----------------------------------------------------------------------------------------------------
+
+    def _attend(self, descriptor: int) -> None:
+        client = self.clients.get(descriptor)
+        if client is None:
+            if descriptor == self._listener.fileno():
+                self._accept()
+            elif descriptor == self._loader.descriptor:
+                self._loader.attend()
+        else:
+            self.serve(client, client.receive)
+
+    def serve(self, client: Client, action: Callable[[], None]) -> None:
+        """Do something for a client, if it is still there. Whatever goes wrong, it goes wrong for this client alone."""
+        if not self.has(client):
+            return
+        try:
+            action()
+        except Gone:
+            self._leave(client)
+        except Exception as error:  # whatever a client manages to break
+            self.log.warning("client dropped", client=client.pid, error=f"{type(error).__name__}: {error}")
+            self._leave(client)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        client = Client(sock, self)
+        if client.user != os.getuid() or len(self.clients) >= MOST_CLIENTS:
+            self.log.warning("client refused", client=client.pid, user=client.user, clients=len(self.clients))
+            sock.close()
+            return
+        self.clients[sock.fileno()] = client
+        self._poll.register(sock.fileno(), select.EPOLLIN)
+
+    def _leave(self, client: Client) -> None:
+        if not self.has(client):
+            return
+        descriptor = client.sock.fileno()
+        del self.clients[descriptor]
+        self._poll.unregister(descriptor)
+        self.queue.drop(client)
+        if client.model is not None:
+            self.log.info("client left", client=client.pid, model=client.model.name)
+        client.close()
+        self._last_client = time.monotonic()
+
+    def hello(self, client: Client, message: dict[str, Any]) -> None:
+        """Answer the first message of a client."""
+        self._reception.receive(client, message)
+
+    def enqueue(self, piece: Piece[Client]) -> None:
+        """Take a request."""
+        self.queue.add(piece)
+
+    # ---- batches -----------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, batch: Batch[Client]) -> None:
+        now = time.monotonic_ns()
+        for piece in batch.pieces:
+            if piece.request.deadline < now:
+                self._finish(piece, Code.EXPIRED)
+                return  # the others are still in the queue
+        self._compute(batch, now)
+
+    def _compute(self, batch: Batch[Client], start: int) -> None:
+        request = batch.pieces[0].request
+        try:
+            batch.version.evaluator.evaluate(batch.parts, request.dt, bool(request.flags & HINT))
+        except Exception as error:  # a user's model may raise anything
+            self._failed(batch, error)
+            return
+        spent = time.monotonic_ns() - start
+        batch.pieces[0].model.statistics.batch(batch.points, spent)
+        for piece, part in zip(batch.pieces, batch.parts, strict=True):
+            piece.done = part.stop
+            piece.compute_ns += spent * (part.stop - part.start) // batch.points
+            if piece.done == piece.request.points:
+                self._finish(piece, Code.DONE)
+
+    def _failed(self, batch: Batch[Client], error: Exception) -> None:
+        """One request alone answers for the failure; of several, each is tried alone."""
+        if len(batch.pieces) == 1:
+            text = f"{type(error).__name__}: {error}"
+            self.log.warning("model failed", client=batch.pieces[0].client.pid, error=text)
+            self._finish(batch.pieces[0], Code.MODEL_FAILED, text)
+            return
+        for piece, part in zip(batch.pieces, batch.parts, strict=True):
+            self._compute(Batch(batch.version, [piece], [part], part.stop - part.start), time.monotonic_ns())
+
+    def _finish(self, piece: Piece[Client], code: Code, text: str = "") -> None:
+        self.queue.finished(piece)
+        statistics = piece.model.statistics
+        statistics.request(time.monotonic_ns() - piece.arrived)
+        if code is not Code.DONE:
+            statistics.failed += code is Code.MODEL_FAILED
+            statistics.expired += code is Code.EXPIRED
+        try:
+            piece.client.finish(piece, code, text)
+        except Gone:
+            self._leave(piece.client)
