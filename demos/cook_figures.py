@@ -57,7 +57,7 @@ def picture(u: fem.Function, values: fem.Function, comm: MPI.Comm) -> Picture | 
         corner_space.tabulate_dof_coordinates()[:, :2],
         at_corners.x.array.reshape(-1, 2),
         cells,
-        values.x.array[:owned],
+        values.x.array[values.function_space.dofmap.list[:owned, 0]],
     )
     parts = comm.gather(part)
     if parts is None:

@@ -15,7 +15,7 @@ from dolfinx import fem, mesh
 from coupling import AcceleratedClosure, RangeGate, Status, StretchFrame
 from coupling.closed_forms import FailingClosure, LinearElastic
 from demos.cook import CLAMPED, LENGTH, LOADED, membrane, membrane_mesh, point_value
-from demos.cook_figures import write_fields, write_figures
+from demos.cook_figures import picture, write_fields, write_figures
 from demos.cook_runs import CASES, create_rve, run
 from demos.demo_cooks_membrane import demonstrate, table
 from solver_adapters.energies import NeoHookean
@@ -140,6 +140,20 @@ def test_outside_its_range_the_surrogate_hands_over_to_the_rve():
     assert 0 < served < total
     assert mixed.ledger.counts["fallback/points"] == mixed.ledger.counts["rve/points"]
     assert mixed.tip == pytest.approx(exact.tip, rel=1e-5)
+
+
+def test_picture_shows_each_value_on_its_cell():
+    panel = membrane_mesh(WORLD, (6, 3))
+    u = fem.Function(fem.functionspace(panel, ("Lagrange", 2, (2,))))
+    u.interpolate(lambda x: np.stack([0.1 * x[1], -0.2 * x[0]]))
+    centre = fem.Function(fem.functionspace(panel, ("DG", 0)))
+    centre.interpolate(lambda x: x[0] + 100 * x[1])
+    drawn = picture(u, centre, WORLD)
+    if WORLD.rank == 0:
+        corners = drawn.corners[drawn.triangles].mean(axis=1)
+        assert len(corners) == 36
+        np.testing.assert_allclose(drawn.values, corners @ [1.0, 100.0])
+        np.testing.assert_allclose(drawn.displacement, drawn.corners[:, ::-1] * [0.1, -0.2])
 
 
 def test_demo(folder):
