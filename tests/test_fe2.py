@@ -153,7 +153,7 @@ def test_picture_shows_each_value_on_its_cell():
         corners = drawn.corners[drawn.triangles].mean(axis=1)
         assert len(corners) == 36
         np.testing.assert_allclose(drawn.values, corners @ [1.0, 100.0])
-        np.testing.assert_allclose(drawn.displacement, drawn.corners[:, ::-1] * [0.1, -0.2])
+        np.testing.assert_allclose(drawn.displacement, drawn.corners[:, ::-1] * [0.1, -0.2], atol=1e-12)
 
 
 def test_demo(folder):
