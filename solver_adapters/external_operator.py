@@ -202,4 +202,4 @@ def _positions(cells: ArrayLike) -> NDArray[np.intp]:
         or (given.size and (given.dtype.kind not in "iu" or given.min() < 0))
     ):
         raise ContractError(f"cells must be a list of distinct positions from 0, got {cells!r}")
-    return positions.astype(np.intp)
+    return np.asarray(positions, dtype=np.intp)

@@ -80,7 +80,7 @@ class MicroData:
         return _collect(self._reads, macro_data, self.spec.k, "macro data")
 
     def macro_data(self, gradient: Array) -> dict[str, Any]:
-        """Data of a gradient (k,): float for scalars, array for vectors."""
+        """Data of a gradient (k,): NumPy floats for scalars, arrays for vectors, as preCICE gives them."""
         return _distribute(self._reads, gradient)
 
     def written(self, flux: Array, tangent: Array) -> dict[str, Any]:
@@ -117,4 +117,4 @@ def _collect(places: Mapping[str, _Index], data: Mapping[str, Any], size: int, w
 
 
 def _distribute(places: Mapping[str, _Index], values: Array) -> dict[str, Any]:
-    return {name: float(values[i]) if isinstance(i, int) else values[i] for name, i in places.items()}
+    return {name: values[index] for name, index in places.items()}

@@ -139,7 +139,7 @@ class Viscous:
 
     def solve(self, macro_data, dt):
         strain = macro_data["strain"]
-        assert isinstance(strain, float)
+        assert isinstance(strain, np.float64)  # as the Micro Manager gives it
         if strain > 1.0:
             raise RuntimeError("mesh is distorted")
         ratio = dt / 0.4
