@@ -197,16 +197,9 @@ def test_wrong_use_is_refused():
             ExternalClosure(LAW, WORLD, cells=cells)
 
 
-# ---- in forms of the package -------------------------------------------------------------------------------------
+# ---- in forms ----------------------------------------------------------------------------------------------------
 
 DEGREE = 2
-
-
-@pytest.fixture
-def package():
-    if external_operators is None:
-        pytest.skip("dolfinx-external-operator is not installed; it needs DOLFINx 0.10 or later")
-    return external_operators
 
 
 class Case:
@@ -218,6 +211,7 @@ class Case:
         self.dx = ufl.Measure("dx", domain=self.mesh, metadata={"quadrature_degree": DEGREE})
         V = fem.functionspace(self.mesh, ("P", 2, shape))
         self.u, self.v, self.du = fem.Function(V), ufl.TestFunction(V), ufl.TrialFunction(V)
+        self.points = self.space(()).ufl_element().custom_quadrature()[0]
         self.owned = np.arange(self.mesh.topology.index_map(2).size_local)
 
     def displace(self, factor=1.0):
@@ -240,6 +234,41 @@ class Case:
         return A.to_scipy().toarray()[: A.index_map(0).size_local * A.block_size[0]]
 
 
+def neo_hookean(F):
+    return LAW.mu * (F - ufl.inv(F).T) + LAW.lmbda * ufl.ln(ufl.det(F)) * ufl.inv(F).T
+
+
+@pytest.mark.parametrize("owned_only", [False, True])
+def test_values_placed_as_the_interface_says_give_the_ufl_form(owned_only):
+    case = Case()
+    F = ufl.Identity(2) + ufl.grad(case.u)
+    P, A = fem.Function(case.space((2, 2))), fem.Function(case.space((2, 2, 2, 2)))
+    cells = np.arange(len(case.owned) + case.mesh.topology.index_map(2).num_ghosts, dtype=np.int32)
+    external = ExternalClosure(LAW, WORLD, cells=case.owned if owned_only else None)
+    case.displace()
+    operand = fem.Expression(F, case.points).eval(case.mesh, cells)
+    P.x.array[:] = external((0,))(operand)
+    A.x.array[:] = external((1,))(operand)
+    residual = ufl.inner(P, ufl.grad(case.v)) * case.dx
+    i, j, k, m = ufl.indices(4)
+    dP = ufl.as_tensor(A[i, j, k, m] * ufl.grad(case.du)[k, m], (i, j))
+    explicit = ufl.inner(neo_hookean(F), ufl.grad(case.v)) * case.dx
+    derivative = ufl.derivative(explicit, case.u, case.du)
+    np.testing.assert_allclose(case.vector(residual), case.vector(explicit), rtol=0, atol=1e-13)
+    jacobian = ufl.inner(dP, ufl.grad(case.v)) * case.dx
+    np.testing.assert_allclose(case.matrix(jacobian), case.matrix(derivative), rtol=0, atol=1e-12)
+
+
+# ---- in forms of the package -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package():
+    if external_operators is None:
+        pytest.skip("dolfinx-external-operator is not installed; it needs DOLFINx 0.10 or later")
+    return external_operators
+
+
 class Operator:
     """q(operands) of a closure as an external operator in a form, with the form's derivative."""
 
@@ -256,10 +285,6 @@ class Operator:
         operands = self.package.evaluate_operands(self.values)
         self.package.evaluate_external_operators(self.values, operands)
         self.package.evaluate_external_operators(self.derivatives, operands)
-
-
-def neo_hookean(F):
-    return LAW.mu * (F - ufl.inv(F).T) + LAW.lmbda * ufl.ln(ufl.det(F)) * ufl.inv(F).T
 
 
 @pytest.mark.parametrize("owned_only", [False, True])
