@@ -1,12 +1,12 @@
 """Closures as external operators of dolfinx-external-operator.
 
-    P = FEMExternalOperator(F, function_space=Q)  # F = I + ∇u, Q a quadrature space with the shape of the flux
-    P.external_function = ExternalClosure(closure, mesh.comm)
+    P = FEMExternalOperator(F, function_space=Q, external_function=ExternalClosure(closure, mesh.comm))  # F = I + ∇u
     J = ufl.derivative(ufl.inner(P, ufl.grad(v)) * dx, u, ufl.TrialFunction(V))
 
 Forms, ``replace_external_operators``, ``evaluate_operands`` and ``evaluate_external_operators`` stay the user's own;
 this module does not import dolfinx-external-operator, whose interface is: ``external_function(derivatives)`` returns a
 callable from the operands' values at the quadrature points, cell after cell, to the values of that derivative there.
+Import that package before any form is made: it adds a type to UFL.
 (A. Latyshev, J. Bleyer, C. Maurini, J. S. Hale, "Expressing general constitutive models in FEniCSx using external
 operators and algorithmic automatic differentiation".)
 """
