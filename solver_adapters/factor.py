@@ -59,6 +59,11 @@ class SymmetricFactor:
             raise ArithmeticError("the RVE's stiffness matrix cannot be factorised") from error
         return False
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is a factor."""
+        return self._factor is not None
+
     def solve(self, right: Columns) -> Columns:
         """Solution X (n, columns) of M X = B with the last factor M."""
         _values(self._right)[:] = right
