@@ -196,8 +196,13 @@ class FieldConduction:
 def _quadratic(kappa: Any, gradient: Any) -> Any:
     if isinstance(kappa, np.ndarray):
         kappa = ufl.as_matrix(kappa.tolist())
-    flux = ufl.dot(kappa, gradient) if getattr(kappa, "ufl_shape", ()) else kappa * gradient
-    return ufl.dot(gradient, flux) / 2
+    if not getattr(kappa, "ufl_shape", ()):
+        return kappa * ufl.dot(gradient, gradient) / 2
+    if len(kappa) != len(gradient):
+        raise ContractError(
+            f"conductivity is {len(kappa)}×{len(kappa)}, but the gradient has {len(gradient)} components"
+        )
+    return ufl.dot(gradient, ufl.dot(kappa, gradient)) / 2
 
 
 def _symmetric(name: str, values: ArrayLike, *, sizes: tuple[int, int]) -> Array:
