@@ -132,13 +132,12 @@ def _face(mesh: Any, period: Period, axis: int, side: int) -> NDArray[np.int32]:
 def _check_whole_faces(C: Array, points: Array, bs: int) -> None:
     """The average of the gradient of an affine function over whole faces is its gradient."""
     dim = points.shape[1]
-    for j in range(dim):
-        averages = C[:dim].reshape(dim, -1, bs)[:, :, 0] @ points[:, j]
-        if np.abs(averages - np.eye(dim)[j]).max() > 1e-6:
-            raise MeshError(
-                f"uniform tractions need whole faces, but voids cut those across direction {j + 1}: "
-                "move the cell so that its faces are solid, or use boundary='periodic'"
-            )
+    averages = C[:dim].reshape(dim, -1, bs)[:, :, 0] @ points
+    if np.abs(averages - np.eye(dim)).max() > 1e-6:
+        raise MeshError(
+            "uniform tractions or fluxes need whole faces, but voids cut those of this cell: "
+            "move it so that its faces are solid, or use boundary='periodic'"
+        )
 
 
 def _spring_dofs(points: Array, bs: int) -> NDArray[np.intp]:

@@ -91,10 +91,10 @@ class LinearElastic:
     def __call__(self, strain: Any) -> Any:
         """Energy density at the strain tensor."""
         e = mandel(strain)
-        if len(self.stiffness) != len(e):
+        rows, components = len(self.stiffness), len(e)
+        if rows != components:
             raise ContractError(
-                f"stiffness is {len(self.stiffness)}×{len(self.stiffness)}, but the strain in {len(strain)}D has "
-                f"{len(e)} Mandel components"
+                f"stiffness is {rows}×{rows}, but the strain in {strain.ufl_shape[0]}D has {components} components"
             )
         return ufl.dot(e, ufl.dot(ufl.as_matrix(self.stiffness.tolist()), e)) / 2
 
@@ -198,10 +198,9 @@ def _quadratic(kappa: Any, gradient: Any) -> Any:
         kappa = ufl.as_matrix(kappa.tolist())
     if not getattr(kappa, "ufl_shape", ()):
         return kappa * ufl.dot(gradient, gradient) / 2
-    if len(kappa) != len(gradient):
-        raise ContractError(
-            f"conductivity is {len(kappa)}×{len(kappa)}, but the gradient has {len(gradient)} components"
-        )
+    rows, components = kappa.ufl_shape[0], len(gradient)
+    if rows != components:
+        raise ContractError(f"conductivity is {rows}×{rows}, but the gradient has {components} components")
     return ufl.dot(gradient, ufl.dot(kappa, gradient)) / 2
 
 

@@ -2,7 +2,7 @@
 
 A finite RVE of a random medium has random properties. Their mean over n realisations is known to
 
-    mean ± t s/√n,   s² = Σ (yᵢ − mean)²/(n − 1),   t the quantile of Student's distribution with n − 1 degrees of freedom
+    mean ± t s/√n,   s² = Σ (yᵢ − mean)²/(n − 1),   t of Student's distribution with n − 1 degrees of freedom
 
 and tends to that of the infinite medium as the RVE grows; at a given cost, many small RVEs or few large ones can be
 solved (Kanit et al. 2003, Int. J. Solids Struct. 40, 3647–3679). The interval holds for each component by itself.
@@ -104,8 +104,8 @@ def size_study(
     """An ensemble for each size of the RVE (collective).
 
     Args:
-        properties: effective properties of the RVE of the given size and seed; a size is whatever tells RVEs apart, such
-            as the number of inclusions at a fixed fraction.
+        properties: effective properties of the RVE of the given size and seed; a size is whatever tells RVEs apart,
+            such as the number of inclusions at a fixed fraction.
         sizes: the sizes.
         seeds: of the realisations of each size.
         comm: any mpi4py communicator.

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from coupling.contract import Array
 from coupling.errors import MeshError
-from solver_adapters.periodic import FACE_TOLERANCE, Period
+from solver_adapters.periodic import FACE_TOLERANCE, Period, place
 
 Cells = NDArray[np.int64]
 
@@ -78,7 +78,7 @@ def check_tags(tags: Array, name: str, centres: Array, source: str) -> None:
     if untagged.size:
         raise MeshError(
             f"{source}: {untagged.size} of {len(tags)} cells are untagged ({name} = {tags[untagged[0]]}), the first at "
-            f"{_at(centres[untagged[0]])}: give every cell a tag (gmsh: a Physical Surface/Volume for every part)"
+            f"{place(centres[untagged[0]])}: give every cell a tag (gmsh: a Physical Surface/Volume for every part)"
         )
 
 
@@ -97,7 +97,7 @@ def _check_shapes(points: Array, cells: Cells, kind: str, source: str) -> None:
 def _refuse(bad: NDArray[np.bool_], what: str, x: Array, source: str) -> None:
     if bad.any():
         first = x[np.flatnonzero(bad)[0]].mean(axis=0)
-        raise MeshError(f"{source}: {bad.sum()} of {len(x)} cells are {what}, the first at {_at(first)}")
+        raise MeshError(f"{source}: {bad.sum()} of {len(x)} cells are {what}, the first at {place(first)}")
 
 
 def _facets(cells: Cells, kind: str) -> Cells:
@@ -120,7 +120,7 @@ def _check_tiling(points: Array, cells: Cells, facets: Cells, source: str) -> No
         first = flat[np.flatnonzero(count[number] > 2)[0]]
         raise MeshError(
             f"{source}: {(count > 2).sum()} faces belong to more than two cells, the first at "
-            f"{_at(points[first].mean(axis=0))}: cells overlap or occur twice"
+            f"{place(points[first].mean(axis=0))}: cells overlap or occur twice"
         )
     owner = np.repeat(np.arange(len(cells)), facets.shape[1])
     order = np.argsort(number, kind="stable")
@@ -132,7 +132,7 @@ def _check_tiling(points: Array, cells: Cells, facets: Cells, source: str) -> No
     if folded.size:
         raise MeshError(
             f"{source}: {folded.size} pairs of cells lie on the same side of the face they share, the first at "
-            f"{_at(points[flat[one[folded[0]]]].mean(axis=0))}: a cell is inverted or the mesh is folded"
+            f"{place(points[flat[one[folded[0]]]].mean(axis=0))}: a cell is inverted or the mesh is folded"
         )
 
 
@@ -155,7 +155,7 @@ def _check_connected(points: Array, cells: Cells, facets: Cells, lattice: Array 
         remedy = f"merge the {twins} pairs of nodes that coincide" if twins else "connect them, or remove all but one"
         raise MeshError(
             f"{source}: the cells form {parts} parts that share no face, the smallest of {sizes.min()} cells around "
-            f"{_at(smallest)}: {remedy}"
+            f"{place(smallest)}: {remedy}"
         )
 
 
@@ -168,9 +168,5 @@ def _periodic_nodes(points: Array, lattice: Array | None) -> NDArray[np.intp]:
     nodes: NDArray[np.intp] = np.arange(len(points))
     if inner.size:
         distance, partner = cKDTree(xi[inner]).query(xi - upper)
-        nodes = np.where(distance < FACE_TOLERANCE, inner[partner], nodes)
+        nodes = np.where(upper.any(axis=1) & (distance < FACE_TOLERANCE), inner[partner], nodes)
     return nodes
-
-
-def _at(point: Array) -> str:
-    return "(" + ", ".join(f"{value:.6g}" for value in point) + ")"

@@ -86,17 +86,18 @@ class Period:
     def _check_partners(self, points: Array, lower: NDArray[np.bool_], upper: NDArray[np.bool_]) -> None:
         xi = self.fractional(points)
         for axis in range(points.shape[1]):
-            sides = {0: np.flatnonzero(lower[:, axis]), 1: np.flatnonzero(upper[:, axis])}
             along = np.delete(xi, axis, axis=1)
-            for here, there in ((1, 0), (0, 1)):
-                distance, _ = _nearest(along[sides[there]], along[sides[here]])
+            faces = np.flatnonzero(lower[:, axis]), np.flatnonzero(upper[:, axis])
+            for name, here, there in (("upper", *faces[::-1]), ("lower", *faces)):
+                distance = _nearest(along[there], along[here])
                 lonely = np.flatnonzero(distance > FACE_TOLERANCE)
                 if lonely.size:
-                    name = f"{('lower', 'upper')[here]} face of direction {axis + 1}"
+                    first = lonely[0]
                     raise MeshError(
-                        f"the mesh is not periodic: {lonely.size} points on the {name} have no partner on the "
-                        f"opposite face, the first at {points[sides[here][lonely[0]]]} is {distance[lonely[0]]:.2g} "
-                        "edge lengths away from one: mesh opposite faces alike (gmsh: Periodic Curve/Surface)"
+                        f"the mesh is not periodic: {lonely.size} points on the {name} face of direction {axis + 1} have "
+                        f"no partner on the opposite face, the first at {place(points[here[first]])} is "
+                        f"{distance[first]:.2g} edge lengths away from one: mesh opposite faces alike (gmsh: Periodic "
+                        "Curve/Surface)"
                     )
 
 
@@ -141,8 +142,13 @@ def identified(V: Any, blocks: NDArray[np.int32]) -> Any:
     return fem.FunctionSpace(V.mesh, V.ufl_element(), space)
 
 
-def _nearest(targets: Array, points: Array) -> tuple[Array, NDArray[np.intp]]:
+def place(point: Array) -> str:
+    """Coordinates of a point in a message."""
+    return "(" + ", ".join(f"{value:.6g}" for value in np.round(point, 9) + 0.0) + ")"
+
+
+def _nearest(targets: Array, points: Array) -> Array:
+    """Distance of each point to the nearest target."""
     if not len(targets):
-        return np.full(len(points), np.inf), np.zeros(len(points), dtype=np.intp)
-    distance, index = cKDTree(targets).query(points)
-    return np.asarray(distance), np.asarray(index)
+        return np.full(len(points), np.inf)
+    return np.asarray(cKDTree(targets).query(points)[0])

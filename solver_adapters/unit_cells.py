@@ -123,7 +123,8 @@ def read_unit_cell(path: str | Path, *, tag_name: str | None = None, lattice: Ar
     Args:
         path: any format meshio reads (gmsh, VTU, XDMF, Abaqus, …).
         tag_name: name of the integer cell data that tells the materials; by default ``gmsh:physical`` where present,
-            else the only integer cell data of the file.
+            else the only integer cell data of the file, else its element sets (Abaqus), numbered 1, 2, … in the order
+            of the file.
         lattice: (d, d), edges of the period as rows; by default the bounding box of the mesh.
 
     Raises:
@@ -166,6 +167,8 @@ def _cell_kind(source: meshio.Mesh, path: str | Path) -> str:
 
 
 def _cell_tags(source: meshio.Mesh, kind: str, name: str | None, path: str | Path) -> NDArray[np.int64]:
+    if not source.cell_data and source.cell_sets:
+        return _set_tags(source, kind, path)
     candidates = {n: d[kind] for n, d in source.cell_data_dict.items() if kind in d and np.ndim(d[kind]) == 1}
     integers = {n: d for n, d in candidates.items() if np.array_equal(d[~np.isnan(d)], np.round(d[~np.isnan(d)]))}
     if name is None:
@@ -180,6 +183,25 @@ def _cell_tags(source: meshio.Mesh, kind: str, name: str | None, path: str | Pat
     tags = np.asarray(integers[name])
     check_tags(tags, name, source.points[source.cells_dict[kind]].mean(axis=1), str(path))
     return tags.astype(np.int64)
+
+
+def _set_tags(source: meshio.Mesh, kind: str, path: str | Path) -> NDArray[np.int64]:
+    """Tags 1, 2, … of the element sets of a file without cell data (Abaqus), in the order of the file."""
+    count = len(source.cells_dict[kind])
+    sets = {name: members[kind] for name, members in source.cell_sets_dict.items() if len(members.get(kind, ()))}
+    partial = {name: members for name, members in sets.items() if len(members) < count}
+    tags = np.zeros(count, dtype=np.int64)
+    for tag, (name, members) in enumerate((partial or sets).items(), start=1):
+        twice = np.flatnonzero(tags[members])
+        if twice.size:
+            other = list(partial)[tags[members[twice[0]]] - 1]
+            raise MeshError(
+                f"{path}: {twice.size} cells belong to the sets {other} and {name}: give every cell one set"
+            )
+        tags[members] = tag
+    centres = source.points[source.cells_dict[kind]].mean(axis=1)
+    check_tags(np.where(tags > 0, tags, -1), f"none of the sets {', '.join(partial)}, set", centres, str(path))
+    return tags
 
 
 def _in_dimension(points: Array, dim: int, kind: str, source: str) -> Array:

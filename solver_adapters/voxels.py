@@ -70,9 +70,9 @@ def read_image(path: str | Path) -> Image:
     """Image of a file.
 
     Args:
-        path: a NumPy array (.npy); a picture or a stack of pictures (.tif, .tiff, .png, .bmp), whose columns are x₁, rows
-            x₂ from the bottom up, pages x₃; or a mesh of squares or cubes on a grid in any format meshio reads, with
-            one integer cell data set.
+        path: a NumPy array (.npy); a picture or a stack of pictures (.tif, .tiff, .png, .bmp), whose columns are x₁,
+            rows x₂ from the bottom up, pages x₃; or a mesh of squares or cubes on a grid in any format meshio reads,
+            with one integer cell data set.
 
     Raises:
         MeshError: a file that is no such image.

@@ -1,5 +1,7 @@
 """The kinds of RVE problems and boundary conditions: contract, closed forms, order of stiffness."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import ufl
@@ -25,7 +27,7 @@ from solver_adapters.rve_meshes import centred_fibre, sphere
 from solver_adapters.voxels import voxel_cell
 
 BOUNDARIES = ("uniform", "periodic", "linear")
-PLY = {
+PLY: dict[str, Any] = {
     "axial_modulus": 20.0,
     "transverse_modulus": 10.0,
     "axial_poisson": 0.2,
@@ -237,5 +239,5 @@ def test_material_of_another_dimension(cells, kinematics, law, message):
 def test_uniform_tractions_need_whole_faces():
     image = np.ones((4, 4), dtype=int)
     image[0, 1] = 0
-    with pytest.raises(MeshError, match="voids cut those across direction 1"):
+    with pytest.raises(MeshError, match="uniform tractions or fluxes need whole faces"):
         PeriodicRVE(voxel_cell(image, void=0), {1: Conduction(1.0)}, ScalarGradient(), boundary="uniform", degree=1)
