@@ -28,7 +28,9 @@ from solver_adapters.periodic import Period
 Boundary = Literal["periodic", "linear", "uniform"]
 
 
-def fluctuation_blocks(boundary: Boundary, points: Array, period: Period) -> NDArray[np.int32]:
+def fluctuation_blocks(
+    boundary: Boundary, points: Array, period: Period, *, open_faces: bool = False
+) -> NDArray[np.int32]:
     """Block of the fluctuation's space to which each block of the Lagrange space with points (n, d) belongs.
 
     Block 0 is held at zero by the solver: one point, or the whole boundary where that is the condition.
@@ -40,7 +42,7 @@ def fluctuation_blocks(boundary: Boundary, points: Array, period: Period) -> NDA
     if boundary not in get_args(Boundary):
         raise ContractError(f"boundary must be one of {', '.join(get_args(Boundary))}, got {boundary!r}")
     if boundary == "periodic":
-        return period.identify(points)
+        return period.identify(points, open_faces=open_faces)
     if boundary == "uniform":
         return np.arange(len(points), dtype=np.int32)
     inside = ~np.logical_or(*period.faces(points)).any(axis=1)

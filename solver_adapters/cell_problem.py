@@ -75,13 +75,13 @@ class CellProblem:
         k, shape, period = self.spec.k, kinematics.field_shape(dim), cell.period
         self.full_space = fem.functionspace(mesh, ("Lagrange", degree, shape))
         points = self.full_space.tabulate_dof_coordinates()[:, :dim]
-        self.blocks = fluctuation_blocks(boundary, points, period)
+        self.blocks = fluctuation_blocks(boundary, points, period, open_faces=cell.open_faces)
         space = identified(self.full_space, self.blocks)
         self.w, self.g = fem.Function(space), fem.Function(constant_space(mesh, k))
         self.n = self.w.x.array.size
         dx = ufl.Measure("dx", mesh, subdomain_data=cell.tags, metadata={"quadrature_degree": quadrature_degree})
         local = kinematics.local(self.g, self.w)
-        volume = period.volume
+        volume = fem.Constant(mesh, period.volume)  # a number in the forms would have them compiled for every mesh
         energy = sum(law(*local) / volume * dx(tag) for tag, law in materials.items() if tag in present)
 
         columns = identified(fem.functionspace(mesh, ("Lagrange", degree, (*(shape or (1,)), 1 + k))), self.blocks)

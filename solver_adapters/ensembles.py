@@ -50,7 +50,7 @@ class Ensemble:
     @property
     def half_width(self) -> Array:
         """Half the width of the confidence interval of the mean, t s/√n."""
-        return self._t(len(self.values)) * self.spread / np.sqrt(len(self.values))
+        return np.asarray(self._t(len(self.values)) * self.spread / np.sqrt(len(self.values)))
 
     @property
     def interval(self) -> tuple[Array, Array]:
@@ -60,7 +60,7 @@ class Ensemble:
     def realisations_for(self, relative_error: float) -> Array:
         """Realisations that a half width of ``relative_error`` times the mean takes, at least, at this spread."""
         t = self._t(len(self.values))
-        return np.maximum(2, np.ceil((t * self.spread / (relative_error * self.mean)) ** 2)).astype(int)
+        return np.asarray(np.maximum(2, np.ceil((t * self.spread / (relative_error * self.mean)) ** 2)))
 
     def _t(self, n: int) -> float:
         return float(stats.t.ppf((1 + self.confidence) / 2, n - 1))

@@ -20,7 +20,10 @@ class Kinematics(Protocol):
     before it are parameters p, on which the flux depends but to which none belongs (the temperature of a conductivity).
     """
 
-    sign: float
+    @property
+    def sign(self) -> float:
+        """1, or −1 where the flux points down the gradient of the potential."""
+        ...
 
     def spec(self, dim: int, *, flux_unit: str) -> ClosureSpec:
         """Gradient, flux and reference state in ``dim`` dimensions, without a state."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -10,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from coupling.contract import Array
 from coupling.errors import MeshError
-from solver_adapters.periodic import FACE_TOLERANCE, Period, place
+from solver_adapters.periodic import Period, place
 
 Cells = NDArray[np.int64]
 
@@ -105,7 +107,7 @@ def _facets(cells: Cells, kind: str) -> Cells:
     return np.asarray(cells[:, np.array(_FACETS[kind])])
 
 
-def _groups(facets: Cells) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _groups(facets: NDArray[np.integer[Any]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Number of each facet (c·f,), equal for equal node sets, and how often each number occurs."""
     nodes = np.sort(facets.reshape(-1, facets.shape[2]), axis=1)
     _, number, count = np.unique(nodes, axis=0, return_inverse=True, return_counts=True)
@@ -144,7 +146,7 @@ def _side(facet: Array, point: Array) -> Array:
 
 
 def _check_connected(points: Array, cells: Cells, facets: Cells, lattice: Array | None, source: str) -> None:
-    number, _ = _groups(_periodic_nodes(points, lattice)[facets])
+    number, _ = _groups(Period.around(points, lattice).identify(points, open_faces=True)[facets])
     owner = np.repeat(np.arange(len(cells)), facets.shape[1])
     incidence = sparse.coo_matrix((np.ones(len(owner)), (owner, number))).tocsr()
     parts, label = connected_components(incidence @ incidence.T, directed=False)
@@ -157,16 +159,3 @@ def _check_connected(points: Array, cells: Cells, facets: Cells, lattice: Array 
             f"{source}: the cells form {parts} parts that share no face, the smallest of {sizes.min()} cells around "
             f"{place(smallest)}: {remedy}"
         )
-
-
-def _periodic_nodes(points: Array, lattice: Array | None) -> NDArray[np.intp]:
-    """Number of the node on a lower face for each on an upper face that has such a partner, else its own."""
-    period = Period.around(points, lattice)
-    xi = period.fractional(points)
-    upper = period.faces(points)[1]
-    inner = np.flatnonzero(~upper.any(axis=1))
-    nodes: NDArray[np.intp] = np.arange(len(points))
-    if inner.size:
-        distance, partner = cKDTree(xi[inner]).query(xi - upper)
-        nodes = np.where(upper.any(axis=1) & (distance < FACE_TOLERANCE), inner[partner], nodes)
-    return nodes

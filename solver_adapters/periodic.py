@@ -17,6 +17,8 @@ from mpi4py import MPI
 import numpy as np
 from dolfinx import cpp, fem
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from coupling.contract import Array
@@ -71,17 +73,30 @@ class Period:
         xi = self.fractional(points)
         return xi < FACE_TOLERANCE, xi > 1 - FACE_TOLERANCE
 
-    def identify(self, points: Array) -> NDArray[np.int32]:
-        """Number of the independent point that each point (n, d) equals, with upper faces translated onto lower ones.
+    def identify(self, points: Array, *, open_faces: bool = False) -> NDArray[np.int32]:
+        """Number of the point of the periodic medium that each point (n, d) is: opposite faces are one.
+
+        Args:
+            points: (n, d).
+            open_faces: whether a point on a face may lack a partner, where a void lies on the other side.
 
         Raises:
-            MeshError: where a point on a face has no partner on the opposite face.
+            MeshError: where a point on a face has no partner on the opposite face, unless it may.
         """
         lower, upper = self.faces(points)
-        self._check_partners(points, lower, upper)
-        independent = ~upper.any(axis=1)
-        _, partner = cKDTree(self.fractional(points[independent])).query(self.fractional(points) - upper)
-        return np.asarray(partner, dtype=np.int32)
+        if not open_faces:
+            self._check_partners(points, lower, upper)
+        on_faces = np.flatnonzero((lower | upper).any(axis=1))
+        wrapped = (self.fractional(points) - upper)[on_faces]
+        pairs = on_faces[cKDTree(wrapped).query_pairs(FACE_TOLERANCE, output_type="ndarray")]
+        graph = sparse.coo_matrix((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(points),) * 2)
+        _, label = connected_components(graph, directed=False)
+        # Points are numbered in their order, those that are not on upper faces first among equals.
+        order = np.lexsort((np.arange(len(points)), upper.any(axis=1), label))
+        first = order[np.searchsorted(label[order], np.arange(label.max() + 1))]
+        rank = np.empty(len(first), dtype=np.int32)
+        rank[np.argsort(first)] = np.arange(len(first))
+        return np.asarray(rank[label])
 
     def _check_partners(self, points: Array, lower: NDArray[np.bool_], upper: NDArray[np.bool_]) -> None:
         xi = self.fractional(points)
@@ -94,10 +109,10 @@ class Period:
                 if lonely.size:
                     first = lonely[0]
                     raise MeshError(
-                        f"the mesh is not periodic: {lonely.size} points on the {name} face of direction {axis + 1} have "
-                        f"no partner on the opposite face, the first at {place(points[here[first]])} is "
+                        f"the mesh is not periodic: {lonely.size} points on the {name} face of direction {axis + 1} "
+                        f"have no partner on the opposite face, the first at {place(points[here[first]])} is "
                         f"{distance[first]:.2g} edge lengths away from one: mesh opposite faces alike (gmsh: Periodic "
-                        "Curve/Surface)"
+                        "Curve/Surface), or say open_faces=True where voids cut them"
                     )
 
 

@@ -57,12 +57,14 @@ class UnitCell:
         tags: cell tags, one per cell.
         description: what it is, for model cards and reports.
         lattice: (d, d), edges of the period as rows; by default the period is the bounding box.
+        open_faces: whether voids cut the faces, so that a node on one may lack a partner on the opposite one.
     """
 
     mesh: Any
     tags: Any
     description: dict[str, Any] = field(default_factory=dict)
     lattice: Array | None = None
+    open_faces: bool = False
 
     @cached_property
     def period(self) -> Period:
@@ -83,6 +85,7 @@ def unit_cell(
     tags: ArrayLike,
     *,
     lattice: ArrayLike | None = None,
+    open_faces: bool = False,
     description: dict[str, Any] | None = None,
     source: str = "mesh",
 ) -> UnitCell:
@@ -94,6 +97,7 @@ def unit_cell(
         kind: meshio's name of the cells: triangle, triangle6, quad, tetra, tetra10 or hexahedron.
         tags: (c,), material tag of each cell.
         lattice: (d, d), edges of the period as rows; by default the bounding box of the points.
+        open_faces: whether voids cut the faces, so that a node on one may lack a partner on the opposite one.
         description: for model cards and reports.
         source: what the mesh is called in messages.
 
@@ -114,10 +118,12 @@ def unit_cell(
     order = np.asarray(mesh.topology.original_cell_index)
     entities = np.arange(len(order), dtype=np.int32)
     cell_tags = dolfinx.mesh.meshtags(mesh, cell.dim, entities, labels[order].astype(np.int32))
-    return UnitCell(mesh, cell_tags, description or {"kind": source, "cells": len(order)}, edges)
+    return UnitCell(mesh, cell_tags, description or {"kind": source, "cells": len(order)}, edges, open_faces)
 
 
-def read_unit_cell(path: str | Path, *, tag_name: str | None = None, lattice: ArrayLike | None = None) -> UnitCell:
+def read_unit_cell(
+    path: str | Path, *, tag_name: str | None = None, lattice: ArrayLike | None = None, open_faces: bool = False
+) -> UnitCell:
     """Unit cell from a mesh file.
 
     Args:
@@ -126,6 +132,7 @@ def read_unit_cell(path: str | Path, *, tag_name: str | None = None, lattice: Ar
             else the only integer cell data of the file, else its element sets (Abaqus), numbered 1, 2, … in the order
             of the file.
         lattice: (d, d), edges of the period as rows; by default the bounding box of the mesh.
+        open_faces: whether voids cut the faces, so that a node on one may lack a partner on the opposite one.
 
     Raises:
         MeshError: unreadable file, no or mixed cells, missing or ambiguous tags, and what :func:`unit_cell` refuses.
@@ -135,7 +142,16 @@ def read_unit_cell(path: str | Path, *, tag_name: str | None = None, lattice: Ar
     cells = np.asarray(source.cells_dict[kind], dtype=np.int64)
     tags = _cell_tags(source, kind, tag_name, path)
     description = {"kind": "file", "name": Path(path).name, "cells": len(cells)}
-    return unit_cell(source.points, cells, kind, tags, lattice=lattice, description=description, source=str(path))
+    return unit_cell(
+        source.points,
+        cells,
+        kind,
+        tags,
+        lattice=lattice,
+        open_faces=open_faces,
+        description=description,
+        source=str(path),
+    )
 
 
 def read_mesh(path: str | Path) -> meshio.Mesh:

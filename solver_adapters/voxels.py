@@ -53,7 +53,7 @@ def voxel_cell(
     pieces = _simplices(dim) if simplices else _CORNERS[dim][None]
     corners = lowest[:, None, None] + pieces
     cells = np.ravel_multi_index(tuple(np.moveaxis(corners, -1, 0)), tuple(shape + 1))
-    points = np.indices(shape + 1).reshape(dim, -1).T * steps
+    points = np.indices(tuple((shape + 1).tolist())).reshape(dim, -1).T * steps
     kind = {2: ("quad", "triangle"), 3: ("hexahedron", "tetra")}[dim][simplices]
     return unit_cell(
         points,
@@ -61,6 +61,7 @@ def voxel_cell(
         kind,
         np.repeat(tags, len(pieces)),
         lattice=np.diag(shape * steps),
+        open_faces=void is not None,
         description={"kind": "image", "shape": list(labels.shape), "cells": kind},
         source="image",
     )

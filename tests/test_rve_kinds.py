@@ -36,7 +36,7 @@ PLY: dict[str, Any] = {
 }
 
 
-def phases(kind, dim):
+def phases(kind, dim) -> tuple[Any, dict[int, Any]]:
     ply = transversely_isotropic(**PLY, axis=(1, 1, 0), dim=dim)
     return {
         "conduction": (ScalarGradient(), {1: Conduction(1.0), 2: Conduction(10.0)}),
@@ -122,7 +122,7 @@ def test_uniform_flux_acts_on_the_faces(rves):
 @pytest.mark.parametrize("dim", [2, 3])
 def test_homogeneous_cell_is_its_material(cells, dim, boundary):
     k = dim * (dim + 1) // 2
-    cases = [
+    cases: list[tuple[Any, Any, Any, Any]] = [
         (SmallStrain(), isotropic(1.0, 2.0, dim), ClosedElastic(1.0, 2.0, dim), np.zeros(k)),
         (ScalarGradient(), Conduction(1.0), ClosedConduction(1.0, dim), np.zeros(dim)),
         (Stretch(), NeoHookean(1.0, 2.0), StretchNeoHookean(1.0, 2.0, dim), np.eye(k)[:dim].sum(axis=0)),
