@@ -81,7 +81,7 @@ class CellProblem:
         self.n = self.w.x.array.size
         dx = ufl.Measure("dx", mesh, subdomain_data=cell.tags, metadata={"quadrature_degree": quadrature_degree})
         local = kinematics.local(self.g, self.w)
-        volume = fem.Constant(mesh, period.volume)  # a number in the forms would have them compiled for every mesh
+        volume = fem.Constant(mesh, np.float64(period.volume))  # as a number it would make every mesh compile its forms
         energy = sum(law(*local) / volume * dx(tag) for tag, law in materials.items() if tag in present)
 
         columns = identified(fem.functionspace(mesh, ("Lagrange", degree, (*(shape or (1,)), 1 + k))), self.blocks)

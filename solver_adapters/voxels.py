@@ -53,7 +53,7 @@ def voxel_cell(
     pieces = _simplices(dim) if simplices else _CORNERS[dim][None]
     corners = lowest[:, None, None] + pieces
     cells = np.ravel_multi_index(tuple(np.moveaxis(corners, -1, 0)), tuple(shape + 1))
-    points = np.indices(tuple((shape + 1).tolist())).reshape(dim, -1).T * steps
+    points = np.indices(tuple(n + 1 for n in labels.shape)).reshape(dim, -1).T * steps
     kind = {2: ("quad", "triangle"), 3: ("hexahedron", "tetra")}[dim][simplices]
     return unit_cell(
         points,

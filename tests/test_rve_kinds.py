@@ -38,12 +38,13 @@ PLY: dict[str, Any] = {
 
 def phases(kind, dim) -> tuple[Any, dict[int, Any]]:
     ply = transversely_isotropic(**PLY, axis=(1, 1, 0), dim=dim)
-    return {
+    table: dict[str, tuple[Any, dict[int, Any]]] = {
         "conduction": (ScalarGradient(), {1: Conduction(1.0), 2: Conduction(10.0)}),
         "field": (ScalarField(), {1: FieldConduction(lambda T: 1 + T / 2), 2: FieldConduction(lambda T: 10 - T)}),
         "small strain": (SmallStrain(), {1: isotropic(1.0, 2.0, dim), 2: ply}),
         "stretch": (Stretch(), {1: NeoHookean(1.0, 2.0), 2: NeoHookean(20.0, 40.0)}),
-    }[kind]
+    }
+    return table[kind]
 
 
 KINDS = ("conduction", "field", "small strain", "stretch")
