@@ -1,9 +1,10 @@
 """The discrete RVE problem: fluctuation w, macroscopic gradient g = (p, e) ∈ ℝᵏ, average potential W(g, w).
 
-    r = ∂W/∂w,  K = ∂²W/∂w²,  L = ∂²W/∂w∂g,  T = ∂W/∂e,  D = ∂²W/∂e∂g
+    r = |Y| ∂W/∂w,  K = |Y| ∂²W/∂w²,  L = |Y| ∂²W/∂w∂g,  T = ∂W/∂e,  D = ∂²W/∂e∂g
 
-with W averaged over the period, voids included. Residual and coupling are assembled together, flux and its explicit
-derivative too, so that one linearisation costs three passes over the cells.
+with W averaged over the period Y, voids included; r, K and L are integrals, so that the compiled forms know nothing of
+the volume |Y|. Residual and coupling are assembled together, flux and its explicit derivative too, so that one
+linearisation costs three passes over the cells.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class CellProblem:
         self.n = self.w.x.array.size
         dx = ufl.Measure("dx", mesh, subdomain_data=cell.tags, metadata={"quadrature_degree": quadrature_degree})
         local = kinematics.local(self.g, self.w)
-        volume = fem.Constant(mesh, np.float64(period.volume))  # as a number it would make every mesh compile its forms
-        energy = sum(law(*local) / volume * dx(tag) for tag, law in materials.items() if tag in present)
+        self.volume = period.volume
+        energy = sum(law(*local) * dx(tag) for tag, law in materials.items() if tag in present)
 
         columns = identified(fem.functionspace(mesh, ("Lagrange", degree, (*(shape or (1,)), 1 + k))), self.blocks)
         self._compile(energy, ufl.TestFunction(columns), ufl.TestFunction(constant_space(mesh, self.spec.m * (1 + k))))
@@ -117,7 +118,8 @@ class CellProblem:
             flux += ufl.derivative(ufl.derivative(energy, self.g, _block(q, j, k, m)), self.g, e)
         self._residual, self._flux, self._energy = fem.form(residual), fem.form(flux), fem.form(energy)
         self._stiffness = fem.form(ufl.derivative(ufl.derivative(energy, self.w), self.w))
-        self._constants = cpp.fem.pack_constants(self._stiffness._cpp_object)
+        forms = (self._residual, self._flux, self._energy, self._stiffness)
+        self._constants = {form: cpp.fem.pack_constants(form._cpp_object) for form in forms}
         used = [form._cpp_object.coefficients for form in (self._residual, self._flux, self._stiffness)]
         self._alike = used[0] == used[1] == used[2]
 
@@ -132,19 +134,22 @@ class CellProblem:
         if not self._alike:
             flux_values, stiffness = (cpp.fem.pack_coefficients(f._cpp_object) for f in (self._flux, self._stiffness))
         right, flux = np.zeros((self.n, 1 + k)), np.zeros((1 + k, m))
-        cpp.fem.assemble_vector(right.reshape(-1), self._residual._cpp_object, self._constants, residual)
-        cpp.fem.assemble_vector(flux.reshape(-1), self._flux._cpp_object, self._constants, flux_values)
+        cpp.fem.assemble_vector(
+            right.reshape(-1), self._residual._cpp_object, self._constants[self._residual], residual
+        )
+        cpp.fem.assemble_vector(flux.reshape(-1), self._flux._cpp_object, self._constants[self._flux], flux_values)
         if not self.constant:
             self.assemble_stiffness(stiffness)
         right[self._gauge] = 0.0
         columns = right if self.border is None else np.hstack([right, self.border.columns])
+        flux /= self.volume
         return Linearisation(columns, flux[0], flux[1:].T)
 
     def assemble_stiffness(self, coefficients: Any) -> None:
         """Overwrite :attr:`K`; the rows and columns of the pinned block are those of the identity."""
         form, pinned = self._stiffness._cpp_object, [self._pinned._cpp_object]
         self.K.data.fill(0.0)
-        cpp.fem.assemble_matrix(self.K._cpp_object, form, self._constants, coefficients, pinned)
+        cpp.fem.assemble_matrix(self.K._cpp_object, form, self._constants[self._stiffness], coefficients, pinned)
         cpp.fem.insert_diagonal(self.K._cpp_object, form.function_spaces[0], pinned, 1.0)
         if self.border is not None:
             self.K.data[self._sprung] += self.border.stiffness
@@ -152,7 +157,10 @@ class CellProblem:
     def energy(self, gradient: Array, fluctuation: Array) -> float:
         """Average energy density W(g, w)."""
         coefficients = self._pack(gradient, fluctuation, self._energy)
-        return float(cpp.fem.assemble_scalar(self._energy._cpp_object, self._constants, coefficients))
+        return (
+            float(cpp.fem.assemble_scalar(self._energy._cpp_object, self._constants[self._energy], coefficients))
+            / self.volume
+        )
 
     def full_function(self, values: Array) -> Any:
         """Function of the ordinary Lagrange space that equals the fluctuation with values (n,)."""

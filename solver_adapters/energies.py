@@ -7,6 +7,8 @@ material of your own is a function of two lines:
     def gent(F):
         return -mu * Jm / 2 * ufl.ln(1 - (ufl.tr(F.T * F) - 2) / Jm) - mu * ufl.ln(ufl.det(F))
 
+Numbers that are fem.Constants, as in the linear laws below, can change without the forms being compiled anew.
+
 In 2D the elastic laws below are plane strain: F is the in-plane 2×2 block and the out-of-plane stretch is one.
 """
 
@@ -18,6 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import ufl
+from dolfinx import fem
 from numpy.typing import ArrayLike
 
 from coupling.closed_forms import isotropic_stiffness
@@ -96,7 +99,7 @@ class LinearElastic:
             raise ContractError(
                 f"stiffness is {rows}×{rows}, but the strain in {strain.ufl_shape[0]}D has {components} components"
             )
-        return ufl.dot(e, ufl.dot(ufl.as_matrix(self.stiffness.tolist()), e)) / 2
+        return ufl.dot(e, ufl.dot(_constant(self.stiffness, strain), e)) / 2
 
 
 def isotropic(mu: float, lmbda: float, dim: int = 2) -> LinearElastic:
@@ -162,14 +165,14 @@ class Conduction:
 
     def __init__(self, conductivity: ArrayLike) -> None:
         kappa = np.asarray(conductivity, dtype=float)
-        self.conductivity: Any = float(kappa) if kappa.ndim == 0 else _symmetric("conductivity", kappa, sizes=(2, 3))
+        self.conductivity = kappa if kappa.ndim == 0 else _symmetric("conductivity", kappa, sizes=(2, 3))
 
     def __repr__(self) -> str:
-        return f"Conduction({np.asarray(self.conductivity).tolist()})"
+        return f"Conduction({self.conductivity.tolist()})"
 
     def __call__(self, gradient: Any) -> Any:
         """Potential at the gradient ∇θ."""
-        return _quadratic(self.conductivity, gradient)
+        return _quadratic(_constant(self.conductivity, gradient), gradient)
 
 
 @dataclass(frozen=True)
@@ -194,14 +197,17 @@ class FieldConduction:
 
 
 def _quadratic(kappa: Any, gradient: Any) -> Any:
-    if isinstance(kappa, np.ndarray):
-        kappa = ufl.as_matrix(kappa.tolist())
     if not getattr(kappa, "ufl_shape", ()):
         return kappa * ufl.dot(gradient, gradient) / 2
     rows, components = kappa.ufl_shape[0], len(gradient)
     if rows != components:
         raise ContractError(f"conductivity is {rows}×{rows}, but the gradient has {components} components")
     return ufl.dot(gradient, ufl.dot(kappa, gradient)) / 2
+
+
+def _constant(values: Array, expression: Any) -> Any:
+    """The values as a constant on the mesh of a UFL expression."""
+    return fem.Constant(ufl.domain.extract_unique_domain(expression), values)
 
 
 def _symmetric(name: str, values: ArrayLike, *, sizes: tuple[int, int]) -> Array:

@@ -223,10 +223,11 @@ class PeriodicRVE:
         return Equilibrium(gradient, w, -solution[:, 1:], sign * flux, sign * tangent)
 
     def _condense(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
-        """X = K⁻¹B and BᵀK⁻¹B of the columns B = [r, L], under the constraints of a border where B carries one."""
+        """X = K⁻¹B and BᵀK⁻¹B/|Y| of the columns B = [r, L], under the constraints of a border where B carries one."""
         X, G = self._solve_columns(B, reuse=reuse or self.problem.constant)
-        border = self.problem.border
-        return (X, G) if border is None else border.eliminate(X, G)
+        if self.problem.border is not None:
+            X, G = self.problem.border.eliminate(X, G)
+        return X, np.asarray(G / self.problem.volume)
 
     def _solve_columns(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
         """X = K⁻¹B and BᵀK⁻¹B.
