@@ -24,6 +24,7 @@ from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.kinematics import ScalarField, ScalarGradient, SmallStrain, Stretch
 from solver_adapters.rve_fields import local_flux
 from solver_adapters.rve_meshes import centred_fibre, sphere
+from solver_adapters.unit_cells import unit_cell
 from solver_adapters.voxels import voxel_cell
 
 BOUNDARIES = ("uniform", "periodic", "linear")
@@ -134,6 +135,18 @@ def test_homogeneous_cell_is_its_material(cells, dim, boundary):
         expected, response = closed.evaluate(g, None, 0.0), rve.evaluate(g, rve.initial_state(3), 0.0)
         np.testing.assert_allclose(response.flux, expected.flux, atol=1e-11)
         np.testing.assert_allclose(response.tangent, expected.tangent, atol=1e-10)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_size_of_the_cell_does_not_matter(rves, cells, boundary):
+    rve, mesh = rves("small strain", 2, boundary), cells[2].mesh
+    large = unit_cell(7 * mesh.geometry.x, mesh.geometry.dofmap, "triangle", cells[2].tags.values)
+    options: dict[str, Any] = {"boundary": boundary, "energy": True, "tolerance": 1e-16}
+    other = PeriodicRVE(large, rve.materials, SmallStrain(), **options)
+    g = np.array([[0.3, -0.2, 0.5]])
+    one, two = (r.evaluate(g, r.initial_state(1), 0.0) for r in (rve, other))
+    np.testing.assert_allclose(two.tangent, one.tangent, atol=1e-11)
+    np.testing.assert_allclose(two.energy, one.energy, atol=1e-11)
 
 
 def test_field_dependent_conduction_has_both_blocks(rves):
