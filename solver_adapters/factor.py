@@ -20,8 +20,8 @@ _OPTIONS = {"mat_cholmod_print": 0}  # an indefinite matrix is an ordinary event
 class SymmetricFactor:
     """Factor of a symmetric matrix on one rank, whose values are overwritten in place between factorisations.
 
-    CHOLMOD is the fastest of PETSc's solvers for RVE matrices of a thousand to some ten thousand unknowns: 2 to 4 times as
-    fast as MUMPS in 2D, and about twice in 3D. It refuses a matrix that is not positive definite (an RVE past an
+    CHOLMOD is the fastest of PETSc's solvers for RVE matrices of a thousand to some ten thousand unknowns: 2 to 4 times
+    as fast as MUMPS in 2D, and about twice in 3D. It refuses a matrix that is not positive definite (an RVE past an
     instability), for which an LU factorisation stands in.
 
     Args:

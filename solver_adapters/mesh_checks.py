@@ -73,8 +73,11 @@ def check_tags(tags: Array, name: str, centres: Array, source: str) -> None:
         source: what the mesh is called in messages.
 
     Raises:
-        MeshError: untagged cells.
+        MeshError: untagged cells, tags that are no whole numbers.
     """
+    fractions = np.flatnonzero(np.isfinite(tags) & (tags != np.round(tags)))
+    if fractions.size:
+        raise MeshError(f"{source}: tags must be whole numbers, but cell {fractions[0]} has {tags[fractions[0]]}")
     lowest = 1 if name == "gmsh:physical" and tags.max(initial=0) > 0 else 0
     untagged = np.flatnonzero(~(tags >= lowest))
     if untagged.size:

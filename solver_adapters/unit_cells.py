@@ -112,6 +112,7 @@ def unit_cell(
     x, nodes = _used_nodes(_in_dimension(x, cell.dim, kind, source), nodes, source)
     if labels.shape != (len(nodes),):
         raise MeshError(f"{source}: {len(nodes)} cells need as many tags, got an array of shape {labels.shape}")
+    check_tags(labels, "tag", x[nodes].mean(axis=1), source)
     edges = None if lattice is None else np.asarray(lattice, dtype=float)
     check_mesh(x, nodes[:, : cell.vertices], cell.straight, edges, source)
     mesh = _dolfinx_mesh(x, nodes, cell)

@@ -202,6 +202,8 @@ def test_extra_node_on_a_lower_face_is_found():
         ((np.zeros((3, 2)), [[0, 1, 3]], "triangle", [1]), "cells refer to nodes 0 to 3, but there are nodes 0 to 2"),
         ((np.zeros((3, 2)), [[-1, 1, 2]], "triangle", [1]), "cells refer to nodes -1 to 2"),
         ((np.zeros((3, 2)), np.zeros((0, 3)), "triangle", []), "has no cells"),
+        ((np.eye(3, 2), [[0, 1, 2]], "triangle", [0.5]), "tags must be whole numbers, but cell 0 has 0.5"),
+        ((np.eye(3, 2), [[0, 1, 2]], "triangle", [-1]), r"1 of 1 cells are untagged \(tag = -1\), the first at"),
         ((np.eye(3, 2), [[0, 1, 2]], "triangle", [1, 2]), r"1 cells need as many tags, got an array of shape \(2,\)"),
     ],
 )
