@@ -53,9 +53,9 @@ def square_array(f, contrast):
 
 
 def cubic_array(f, contrast):
-    """Conductivity of a simple cubic array of spheres (Sangani & Acrivos 1983, Proc. R. Soc. A 386, 263–275, eq. 32).
+    """Conductivity of a simple cubic array of spheres: Sangani & Acrivos 1983, Proc. R. Soc. A 386, 263–275.
 
-    It extends the series of McPhedran & McKenzie 1978, Proc. R. Soc. A 359, 45–63, by the terms of order f^(25/3).
+    Their closed form of the series of McPhedran & McKenzie 1978, Proc. R. Soc. A 359, 45–63.
     """
     L = {n: (contrast - 1) / (contrast + 2 * n / (2 * n - 1)) for n in range(1, 6)}
     second = 1.305 * L[2] * f ** (10 / 3) * (1 + 0.231 * L[3] * f ** (11 / 3)) / (1 - 0.405 * L[2] * f ** (7 / 3))
