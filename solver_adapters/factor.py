@@ -20,8 +20,9 @@ _OPTIONS = {"mat_cholmod_print": 0}  # an indefinite matrix is an ordinary event
 class SymmetricFactor:
     """Factor of a symmetric matrix on one rank, whose values are overwritten in place between factorisations.
 
-    CHOLMOD is the fastest of PETSc's solvers for RVE matrices of a thousand to some ten thousand unknowns. It refuses a
-    matrix that is not positive definite (an RVE past an instability), for which an LU factorisation stands in.
+    CHOLMOD is the fastest of PETSc's solvers for RVE matrices of a thousand to some ten thousand unknowns: 2 to 4 times
+    as fast as MUMPS in 2D, and about twice in 3D. It refuses a matrix that is not positive definite (an RVE past an
+    instability), for which an LU factorisation stands in.
 
     Args:
         matrix: DOLFINx ``MatrixCSR`` with block size one; its arrays are shared, not copied.
@@ -58,6 +59,11 @@ class SymmetricFactor:
         except PETSc.Error as error:
             raise ArithmeticError("the RVE's stiffness matrix cannot be factorised") from error
         return False
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a factor."""
+        return self._factor is not None
 
     def solve(self, right: Columns) -> Columns:
         """Solution X (n, columns) of M X = B with the last factor M."""
