@@ -59,8 +59,8 @@ class PeriodicRVE:
     below ``tolerance`` times the norm of the tangent in the reference state. When it diverges, the increment is cut
     into steps.
 
-    In a macro Newton iteration that passes hints, the error estimate falls with the macro residual. A loose tolerance such
-    as 1e-6 then gives a monolithic scheme, one micro iteration for each macro iterate, with the same final answer.
+    In a macro Newton iteration that passes hints, the error estimate falls with the macro residual. A loose tolerance
+    such as 1e-6 then gives a monolithic scheme, one micro iteration for each macro iterate, with the same final answer.
 
     The closure's state is a memory of the last equilibrium (g₀, w, S): it shortens the next solve and does not change
     its result.
