@@ -254,3 +254,35 @@ def test_unloading_is_elastic():
     assert largest(run.flux.state - state) == 0.0
     assert largest(loaded - run.u.x.array - elastic.u.x.array) < 1e-9
     assert largest(run.u.x.array) > 1e-4
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("cell", [mesh.CellType.tetrahedron, mesh.CellType.hexahedron])
+def test_uniaxial_bar_in_3d(cell):
+    """Tension and unloading of a bar with free sides: σ = σ_y(p), ε = σ/E + p, and p stays while it unloads."""
+    law = VonMisesPlasticity(MU, LMBDA, YIELD, dim=3, **VOCE)
+    domain = mesh.create_box(WORLD, [np.zeros(3), np.array([2.0, 1.0, 1.0])], [2, 1, 1], cell)
+    V = fem.functionspace(domain, ("P", 1, (3,)))
+    u, v, end = fem.Function(V), ufl.TestFunction(V), fem.Constant(domain, np.float64(0.0))
+    dx = ufl.Measure("dx", domain=domain, metadata={"quadrature_degree": 2})
+    stress = ClosureFlux(mandel(ufl.sym(ufl.grad(u))), law, dx)
+    bcs = []
+    for axis, place, value in ((0, 0.0, None), (1, 0.0, None), (2, 0.0, None), (0, 2.0, end)):
+        facets = mesh.locate_entities_boundary(domain, 2, lambda x, i=axis, at=place: np.isclose(x[i], at))
+        dofs = fem.locate_dofs_topological(V.sub(axis), 2, facets)
+        held = fem.Constant(domain, np.float64(0.0)) if value is None else value
+        bcs.append(fem.dirichletbc(held, dofs, V.sub(axis)))
+    residual = ufl.inner(from_mandel(stress.vector), ufl.grad(v)) * dx
+    problem = MultiscaleProblem(residual, u, fluxes=[stress], bcs=bcs, petsc_options_prefix=next(prefixes))
+
+    def pull(strain):
+        end.value = 2.0 * strain
+
+    load_steps(problem, pull, steps=3, end=0.015)
+    p = WORLD.allreduce(stress.state[:, -1].max(initial=0.0), op=MPI.MAX)
+    axial = law.strength(p)
+    assert axial / 200.0 + p == pytest.approx(0.015, rel=1e-9)
+    assert largest(stress.response.flux - axial * np.eye(6)[0]) < 1e-9
+    load_steps(problem, pull, steps=2, start=0.015, end=0.014)
+    assert largest(stress.state[:, -1] - p) < 1e-12
+    assert largest(stress.response.flux[:, 0] - (axial - 0.001 * 200.0)) < 1e-9

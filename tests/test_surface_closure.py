@@ -221,6 +221,55 @@ def test_a_failing_point_cuts_back_everywhere_and_is_named():
     assert Status.NOT_CONVERGED.message in message
 
 
+class Damaging:
+    """t = K (1 − d) a of an opening a that never heals: d = 1 − exp(−a_max/δ) with the largest opening so far."""
+
+    spec = ClosureSpec(("a",), ("t",), (0.0,), state_size=1, history=True)
+    stiffness, opening = 2.0, 0.5
+
+    def initial_state(self, n):
+        return np.zeros((n, 1))
+
+    def evaluate(self, gradient, state, dt, hint=None):
+        n, largest_yet = check_arguments(self.spec, gradient, state, hint), np.maximum(state, gradient)
+        secant = self.stiffness * np.exp(-largest_yet / self.opening)
+        slope = np.where(gradient > state, secant * (1 - gradient / self.opening), secant)
+        return Response(secant * gradient, slope[:, :, None], np.zeros(n, np.int8), largest_yet)
+
+
+def test_history_of_a_surface():
+    """A rigid bar (insulated sides, stiff inside) torn off its glue and pushed back: unloading follows the secant."""
+    domain = square()
+    V = fem.functionspace(domain, ("P", 1))
+    u, v, pull = fem.Function(V), ufl.TestFunction(V), fem.Constant(domain, np.float64(0.0))
+    ds = boundary(domain, 2)
+    glue = ClosureFlux(u, Damaging(), ds(2))
+    residual = ufl.inner(ufl.grad(u), ufl.grad(v)) * measure(domain) + glue.value * v * ds(2)
+    problem = problem_of(residual, u, [glue], [side(V, 0, 0.0, pull)])
+
+    def opening(held, worst):
+        """a with (held − a)·1 = K exp(−max(a, worst)/δ) a by bisection: uniform flux through the unit square."""
+        low, high = 0.0, held
+        for _ in range(60):
+            a = (low + high) / 2
+            low, high = (a, high) if held - a > 2.0 * np.exp(-max(a, worst) / 0.5) * a else (low, a)
+        return a
+
+    worst = 0.0
+    for held in (0.2, 0.5, 0.9, 0.3, 0.0, 0.6, 1.1):
+        pull.value = held
+        problem.solve()
+        a = opening(held, worst)
+        assert largest(glue.operand_values() - a) < 1e-12
+        assert largest(glue.response.flux - (held - a)) < 1e-12
+        problem.solve()
+        assert largest(glue.state - worst) < 1e-12
+        problem.commit()
+        worst = max(a, worst)
+        assert largest(glue.state - worst) < 1e-12
+    assert worst > 0.4
+
+
 def test_what_a_surface_cannot_have_is_named():
     domain = square()
     theta = fem.Function(fem.functionspace(domain, ("P", 1)))
