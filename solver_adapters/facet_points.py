@@ -112,7 +112,7 @@ class _FacetQuadratureElement(basix.ufl._QuadratureElement):  # type: ignore[mis
         self._on_facets = on_facets(cell, points)
         everywhere = self._on_facets.reshape(-1, self._on_facets.shape[-1])
         super().__init__(cell, everywhere, np.tile(weights, len(self._on_facets)), ufl.identity_pullback)
-        self._repr = f"Facet{self._repr}"
+        self._repr = f"FacetQuadratureElement({cell.name}, {points.tolist()})"
 
     @property
     def has_custom_quadrature(self) -> bool:
