@@ -7,6 +7,12 @@
     load_steps(problem, apply_load, steps=8)
 
 Mesh, boundary conditions, other terms, PETSc options and the MPI launch stay the user's own.
+
+Concurrent and hierarchical coupling differ in the closure only. A surrogate that was trained beforehand
+(``StretchFrame(load_model(folder))``) stands where the RVE stood, and then no fine scale exists at run time. A point
+that leaves the range it was trained for makes the solve fail: load stepping cuts the step back, and where even the
+smallest step leads out of the range, its StepError says which points were outside and with which gradient; train it on
+a larger box then, or give it a fine scale to fall back on with :class:`coupling.accelerated.AcceleratedClosure`.
 """
 
 from __future__ import annotations

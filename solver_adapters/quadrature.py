@@ -26,6 +26,7 @@ class QuadraturePoints:
 
     Attributes:
         cells: local indices of the cells, ascending.
+        entities: what ``dolfinx.fem.Expression.eval`` takes for them.
         reference: coordinates of the points of one cell in the reference cell.
         n: number of points on this rank.
 
@@ -35,18 +36,12 @@ class QuadraturePoints:
 
     def __init__(self, domain: mesh.Mesh, dx: ufl.Measure) -> None:
         if dx.integral_type() != "cell":
-            raise ContractError(f"a closure needs a cell measure (dx), got integral type {dx.integral_type()!r}")
-        degree = dx.metadata().get("quadrature_degree")
-        if not isinstance(degree, int) or degree < 0:
-            raise ContractError(
-                f"the measure of a closure must state its quadrature degree, got {degree!r}: "
-                'use ufl.Measure("dx", domain=mesh, metadata={"quadrature_degree": 2}) or dx(degree=2)'
-            )
+            raise ContractError(f"these points need a cell measure (dx), got integral type {dx.integral_type()!r}")
         self.mesh = domain
-        self._scheme = dx.metadata().get("quadrature_rule", "default")
-        self._degree = degree
+        self._scheme, self._degree = quadrature_rule(dx)
         self.reference, self._weights = self.element(()).custom_quadrature()
         self.cells = _owned_cells(domain, dx)
+        self.entities = self.cells
         self.n = self.cells.size * self.reference.shape[0]
 
     def element(self, shape: tuple[int, ...]) -> Any:
@@ -68,33 +63,82 @@ class QuadraturePoints:
 
     def coordinates(self) -> Array:
         """Physical coordinates (n, gdim) of the points."""
-        element = self.mesh.ufl_domain().ufl_coordinate_element()
-        shape_functions = element.sub_elements[0].tabulate(0, self.reference)[0]
-        nodes = self.mesh.geometry.x[self.mesh.geometry.dofmap[self.cells], : self.mesh.geometry.dim]
-        x: Array = np.einsum("qa,cad->cqd", shape_functions, nodes).reshape(self.n, -1)
-        return x
+        x: Array = np.einsum("qa,cad->cqd", shape_functions(self.mesh, self.reference), nodes(self.mesh, self.cells))
+        return x.reshape(self.n, self.mesh.geometry.dim)
+
+    def place(self, i: int) -> str:
+        """Where the i-th point is, for messages."""
+        entity, point = divmod(i, self.reference.shape[0])
+        return f"cell {self.cells[entity]}, point {point}"
+
+
+def quadrature_rule(measure: ufl.Measure) -> tuple[str, int]:
+    """Scheme and degree that a measure states.
+
+    Raises:
+        ContractError: it does not state its degree.
+    """
+    degree = measure.metadata().get("quadrature_degree")
+    if not isinstance(degree, int) or degree < 0:
+        name = ufl.measure.integral_type_to_measure_name[measure.integral_type()]
+        raise ContractError(
+            f"the measure of a closure must state its quadrature degree, got {degree!r}: "
+            f'use ufl.Measure("{name}", domain=mesh, metadata={{"quadrature_degree": 2}}) or {name}(degree=2)'
+        )
+    return measure.metadata().get("quadrature_rule", "default"), degree
+
+
+def subdomain_ids(measure: ufl.Measure) -> tuple[int, ...] | None:
+    """Ids of the subdomains that a measure is restricted to, None where it is not restricted.
+
+    Raises:
+        ContractError: they are not integers, or there is no data to find them in.
+    """
+    ids = measure.subdomain_id()
+    ids = ids if isinstance(ids, tuple) else (ids,)
+    if "everywhere" in ids:
+        return None
+    if any(not isinstance(i, (int, np.integer)) for i in ids):
+        raise ContractError(f"a closure's subdomain must be one id or a tuple of ids, got {measure.subdomain_id()!r}")
+    if measure.subdomain_data() is None:
+        name = ufl.measure.integral_type_to_measure_name[measure.integral_type()]
+        raise ContractError(f"{name}{ids} has no subdomain_data: pass the tags to ufl.Measure(subdomain_data=...)")
+    return tuple(int(i) for i in ids)
+
+
+def tagged(data: Any, ids: tuple[int, ...], dim: int) -> NDArray[np.int32]:
+    """Entities of dimension ``dim`` with one of the ids, in mesh tags or a list of pairs of id and entities.
+
+    Raises:
+        ContractError: the tags are those of other entities.
+    """
+    if hasattr(data, "find"):
+        if data.dim != dim:
+            raise ContractError(f"subdomain_data tags entities of dimension {data.dim}, the measure needs {dim}")
+        found = [np.asarray(data.find(i), dtype=np.int32) for i in ids]
+    else:
+        pairs: Iterable[tuple[int, NDArray[np.int32]]] = data
+        found = [np.asarray(entities, dtype=np.int32).ravel() for i, entities in pairs if i in ids]
+    return np.concatenate([np.empty(0, dtype=np.int32), *found])
+
+
+def shape_functions(domain: mesh.Mesh, points: Array) -> Array:
+    """Shape functions (q, a) of a mesh's geometry at points (q, tdim) of the reference cell."""
+    element = domain.ufl_domain().ufl_coordinate_element().sub_elements[0]
+    return np.asarray(element.tabulate(0, points)[0], dtype=np.float64)
+
+
+def nodes(domain: mesh.Mesh, cells: NDArray[np.int32]) -> Array:
+    """Geometry nodes (c, a, gdim) of cells."""
+    x = domain.geometry.x[domain.geometry.dofmap[cells], : domain.geometry.dim]
+    return np.asarray(x, dtype=np.float64)
 
 
 def _owned_cells(domain: mesh.Mesh, dx: ufl.Measure) -> NDArray[np.int32]:
-    owned = domain.topology.index_map(domain.topology.dim).size_local
-    ids = dx.subdomain_id()
-    ids = ids if isinstance(ids, tuple) else (ids,)
-    if "everywhere" in ids:
+    dim = domain.topology.dim
+    owned = domain.topology.index_map(dim).size_local
+    if (ids := subdomain_ids(dx)) is None:
         return np.arange(owned, dtype=np.int32)
-    if any(not isinstance(i, (int, np.integer)) for i in ids):
-        raise ContractError(f"a closure's subdomain must be one id or a tuple of ids, got {dx.subdomain_id()!r}")
-    cells: NDArray[np.int32] = np.unique(np.concatenate([_tagged(domain, dx.subdomain_data(), int(i)) for i in ids]))
+    cells: NDArray[np.int32] = np.unique(tagged(dx.subdomain_data(), ids, dim))
     inside: NDArray[np.int32] = cells[cells < owned]
     return inside
-
-
-def _tagged(domain: mesh.Mesh, data: Any, tag: int) -> NDArray[np.int32]:
-    if data is None:
-        raise ContractError(f"dx({tag}) has no subdomain_data: pass the cell tags to ufl.Measure(subdomain_data=...)")
-    if hasattr(data, "find"):
-        if data.dim != domain.topology.dim:
-            raise ContractError(f"subdomain_data of dx tags entities of dimension {data.dim}, not cells")
-        return np.asarray(data.find(tag), dtype=np.int32)
-    pairs: Iterable[tuple[int, NDArray[np.int32]]] = data
-    found = [np.asarray(cells, dtype=np.int32) for i, cells in pairs if i == tag]
-    return np.concatenate(found) if found else np.empty(0, dtype=np.int32)
