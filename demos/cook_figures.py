@@ -23,7 +23,7 @@ from coupling.contract import Array
 from coupling.polar import mandel_basis
 from demos.cook_runs import Run
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_fields import fluctuation, local_flux
+from solver_adapters.rve.fields import fluctuation, local_flux
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from rich.progress import Progress
 from coupling import Closure, Ledger
 from coupling.contract import Array
 from demos.cook import Membrane, membrane
-from solver_adapters.energies import Energy, NeoHookean
 from solver_adapters.fenicsx import StepRecord, load_steps
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_meshes import UnitCell, centred_fibre, centred_void
+from solver_adapters.rve.energies import Energy, NeoHookean
+from solver_adapters.rve.meshes import UnitCell, centred_fibre, centred_void
 
 MATERIALS: Mapping[int, Energy] = {1: NeoHookean(1.0, 2.0), 2: NeoHookean(20.0, 40.0)}
 

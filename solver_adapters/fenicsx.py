@@ -31,12 +31,13 @@ from dolfinx.fem import petsc as fem_petsc
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 from coupling.ledger import Ledger
-from solver_adapters.closure_flux import ClosureFlux
-from solver_adapters.evaluation import evaluate_fluxes
-from solver_adapters.load_stepping import Solved, StepRecord, load_steps
-from solver_adapters.mandel import from_mandel, mandel
-from solver_adapters.quadrature import QuadraturePoints
-from solver_adapters.snes import REASONS, ForceScale, check_prefix, default_options, options_database
+from solver_adapters.macro.closure_flux import ClosureFlux
+from solver_adapters.macro.evaluation import evaluate_fluxes
+from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
+from solver_adapters.macro.mandel import from_mandel, mandel
+from solver_adapters.macro.quadrature import QuadraturePoints
+from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options
+from solver_adapters.petsc_options import options_database
 
 __all__ = [
     "ClosureFlux",
@@ -67,8 +68,8 @@ class MultiscaleProblem:
         petsc_options_prefix: prefix of this solver's PETSc options, ends in "_".
         fluxes: the closure fluxes in the residual.
         bcs: Dirichlet conditions; their values may change between solves.
-        petsc_options: options without prefix. They override the defaults of :mod:`solver_adapters.snes`; options given
-            on the command line or in PETSc's database override both. They do not stay in the database.
+        petsc_options: options without prefix. They override the defaults of :mod:`solver_adapters.macro.snes`; options
+            given on the command line or in PETSc's database override both. They do not stay in the database.
         J: UFL form of the Jacobian in place of the derived one.
         form_compiler_options: passed to FFCx.
         jit_options: passed to the just-in-time compiler.

@@ -11,12 +11,12 @@ import numpy as np
 from coupling.contract import Array, ClosureSpec, Response, Status, check_arguments
 from coupling.errors import ContractError
 from coupling.ledger import Ledger
-from solver_adapters.boundary import Boundary
-from solver_adapters.cell_problem import CellProblem, Linearisation
-from solver_adapters.energies import Energy
-from solver_adapters.factor import SymmetricFactor
-from solver_adapters.kinematics import Kinematics, Stretch
-from solver_adapters.unit_cells import UnitCell
+from solver_adapters.rve.boundary import Boundary
+from solver_adapters.rve.cell_problem import CellProblem, Linearisation
+from solver_adapters.rve.energies import Energy
+from solver_adapters.rve.factor import SymmetricFactor
+from solver_adapters.rve.kinematics import Kinematics, Stretch
+from solver_adapters.rve.unit_cells import UnitCell
 
 _FACTOR_SERVES = 1e-4
 _LARGEST_REMAINDER = 3e-3
@@ -66,9 +66,9 @@ class PeriodicRVE:
     its result.
 
     Args:
-        cell: unit cell, from :mod:`solver_adapters.rve_meshes` or :mod:`solver_adapters.unit_cells`.
-        materials: energy density for each cell tag, from :mod:`solver_adapters.energies` or your own.
-        kinematics: kind of problem, from :mod:`solver_adapters.kinematics`; by default finite strain in the stretch
+        cell: unit cell, from :mod:`solver_adapters.rve.meshes` or :mod:`solver_adapters.rve.unit_cells`.
+        materials: energy density for each cell tag, from :mod:`solver_adapters.rve.energies` or your own.
+        kinematics: kind of problem, from :mod:`solver_adapters.rve.kinematics`; by default finite strain in the stretch
             frame.
         boundary: "periodic", "linear" (displacements or temperatures of the boundary are those of the macroscopic
             gradient) or "uniform" (tractions or fluxes of the boundary are those of one macroscopic flux).

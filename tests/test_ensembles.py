@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from coupling import ContractError, RemoteRankError
-from solver_adapters.energies import Conduction
-from solver_adapters.ensembles import Ensemble, ensemble, size_study
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.kinematics import ScalarGradient
-from solver_adapters.rve_meshes import random_inclusions
+from solver_adapters.rve.energies import Conduction
+from solver_adapters.rve.ensembles import Ensemble, ensemble, size_study
+from solver_adapters.rve.kinematics import ScalarGradient
+from solver_adapters.rve.meshes import random_inclusions
 
 WORLD = MPI.COMM_WORLD
 CONDUCTORS = {1: Conduction(1.0), 2: Conduction(10.0)}

@@ -18,10 +18,10 @@ from demos.cook import CLAMPED, LENGTH, LOADED, membrane, membrane_mesh, point_v
 from demos.cook_figures import picture, write_fields, write_figures
 from demos.cook_runs import CASES, create_rve, run
 from demos.demo_cooks_membrane import demonstrate, table
-from solver_adapters.energies import NeoHookean
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_meshes import centred_fibre, laminate
+from solver_adapters.rve.energies import NeoHookean
+from solver_adapters.rve.meshes import centred_fibre, laminate
 from surrogates import fit_polynomial, sample, stretch_design
 
 pytestmark = pytest.mark.mpi

@@ -13,12 +13,12 @@ from coupling import StretchFrame
 from coupling.closed_forms import NeoHookean as ClosedNeoHookean
 from coupling.closed_forms import StretchNeoHookean, isotropic_stiffness
 from coupling.polar import mandel_basis
-from solver_adapters.energies import Conduction, LinearElastic, NeoHookean, isotropic, transversely_isotropic
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.kinematics import ScalarGradient, SmallStrain, Stretch
-from solver_adapters.rve_meshes import centred_fibre, laminate, random_inclusions, sphere
-from solver_adapters.unit_cells import UnitCell, unit_cell
-from solver_adapters.voxels import voxel_cell
+from solver_adapters.rve.energies import Conduction, LinearElastic, NeoHookean, isotropic, transversely_isotropic
+from solver_adapters.rve.kinematics import ScalarGradient, SmallStrain, Stretch
+from solver_adapters.rve.meshes import centred_fibre, laminate, random_inclusions, sphere
+from solver_adapters.rve.unit_cells import UnitCell, unit_cell
+from solver_adapters.rve.voxels import voxel_cell
 
 CONDUCTORS = {1: Conduction(1.0), 2: Conduction(10.0)}
 PLIES: dict[str, Any] = {

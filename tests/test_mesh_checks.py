@@ -7,12 +7,12 @@ import ufl
 from dolfinx import fem
 
 from coupling import MeshError
-from solver_adapters.energies import Conduction
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.kinematics import ScalarGradient
-from solver_adapters.periodic import Period
-from solver_adapters.rve_meshes import centred_fibre, random_inclusions, sphere
-from solver_adapters.unit_cells import read_unit_cell, unit_cell
+from solver_adapters.rve.energies import Conduction
+from solver_adapters.rve.kinematics import ScalarGradient
+from solver_adapters.rve.meshes import centred_fibre, random_inclusions, sphere
+from solver_adapters.rve.periodic import Period
+from solver_adapters.rve.unit_cells import read_unit_cell, unit_cell
 
 CONDUCTORS = {1: Conduction(1.0), 2: Conduction(10.0)}
 

@@ -10,10 +10,10 @@ from coupling.closed_forms import NeoHookean as ClosedNeoHookean
 from coupling.closed_forms import StretchNeoHookean
 from coupling.conformance import assert_conforms
 from coupling.polar import mandel_basis
-from solver_adapters.energies import NeoHookean, SaintVenantKirchhoff
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_fields import fluctuation, local_flux
-from solver_adapters.rve_meshes import centred_fibre, centred_void, laminate
+from solver_adapters.rve.energies import NeoHookean, SaintVenantKirchhoff
+from solver_adapters.rve.fields import fluctuation, local_flux
+from solver_adapters.rve.meshes import centred_fibre, centred_void, laminate
 
 SOFT, STIFF = (1.0, 2.0), (20.0, 40.0)
 PHASES = {1: NeoHookean(*SOFT), 2: NeoHookean(*STIFF)}

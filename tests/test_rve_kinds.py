@@ -12,7 +12,8 @@ from coupling.closed_forms import Conduction as ClosedConduction
 from coupling.closed_forms import LinearElastic as ClosedElastic
 from coupling.closed_forms import StretchNeoHookean, isotropic_stiffness
 from coupling.conformance import assert_conforms
-from solver_adapters.energies import (
+from solver_adapters.fenicsx_rve import PeriodicRVE
+from solver_adapters.rve.energies import (
     Conduction,
     FieldConduction,
     LinearElastic,
@@ -20,12 +21,11 @@ from solver_adapters.energies import (
     isotropic,
     transversely_isotropic,
 )
-from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.kinematics import ScalarField, ScalarGradient, SmallStrain, Stretch
-from solver_adapters.rve_fields import local_flux
-from solver_adapters.rve_meshes import centred_fibre, sphere
-from solver_adapters.unit_cells import unit_cell
-from solver_adapters.voxels import voxel_cell
+from solver_adapters.rve.fields import local_flux
+from solver_adapters.rve.kinematics import ScalarField, ScalarGradient, SmallStrain, Stretch
+from solver_adapters.rve.meshes import centred_fibre, sphere
+from solver_adapters.rve.unit_cells import unit_cell
+from solver_adapters.rve.voxels import voxel_cell
 
 BOUNDARIES = ("uniform", "periodic", "linear")
 PLY: dict[str, Any] = {

@@ -7,10 +7,10 @@ import ufl
 from dolfinx import fem
 
 from coupling import MeshError
-from solver_adapters.energies import NeoHookean
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.periodic import constant_space, periodic_space
-from solver_adapters.rve_meshes import centred_fibre, centred_void, laminate, read_unit_cell
+from solver_adapters.rve.energies import NeoHookean
+from solver_adapters.rve.meshes import centred_fibre, centred_void, laminate, read_unit_cell
+from solver_adapters.rve.periodic import constant_space, periodic_space
 
 SQUARE = np.array([[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1], [0, 2], [1, 2], [2, 2]], dtype=float) / 2
 TRIANGLES = np.array([[0, 1, 4], [0, 4, 3], [1, 2, 5], [1, 5, 4], [3, 4, 7], [3, 7, 6], [4, 5, 8], [4, 8, 7]])

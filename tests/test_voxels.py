@@ -8,10 +8,10 @@ from dolfinx import fem
 from PIL import Image
 
 from coupling import MeshError
-from solver_adapters.energies import Conduction
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.kinematics import ScalarGradient
-from solver_adapters.voxels import read_image, voxel_cell
+from solver_adapters.rve.energies import Conduction
+from solver_adapters.rve.kinematics import ScalarGradient
+from solver_adapters.rve.voxels import read_image, voxel_cell
 
 CONDUCTORS = {0: Conduction(1.0), 1: Conduction(10.0)}
 PICTURE = np.array([[0, 1, 1], [0, 0, 1]])  # [x₁, x₂]

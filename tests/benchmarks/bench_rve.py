@@ -15,9 +15,9 @@ from petsc4py import PETSc
 import numpy as np
 from dolfinx import cpp
 
-from solver_adapters.energies import NeoHookean
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_meshes import UnitCell, centred_fibre, centred_void
+from solver_adapters.rve.energies import NeoHookean
+from solver_adapters.rve.meshes import UnitCell, centred_fibre, centred_void
 from tests.benchmarks.timing import interleaved, show, write_json
 
 CELLS: dict[str, Callable[[], UnitCell]] = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ContractError
-from solver_adapters.quadrature import (
+from solver_adapters.macro.quadrature import (
     QuadraturePoints,
     nodes,
     quadrature_rule,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ContractError, MeshError
-from solver_adapters.periodic import Period
+from solver_adapters.rve.periodic import Period
 
 Boundary = Literal["periodic", "linear", "uniform"]
 

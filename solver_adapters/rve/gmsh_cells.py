@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from coupling.errors import MeshError, MissingPackageError
-from solver_adapters.unit_cells import UnitCell, read_unit_cell
+from solver_adapters.rve.unit_cells import UnitCell, read_unit_cell
 
 Geometry = Callable[[Any], dict[int, list[int]]]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from mpi4py import MPI
@@ -46,20 +44,6 @@ def check_prefix(prefix: str) -> None:
     """Raise ContractError unless the options prefix is usable."""
     if not isinstance(prefix, str) or len(prefix) < 2 or not prefix.endswith("_") or prefix.startswith("-"):
         raise ContractError(f"petsc_options_prefix must be a name that ends in '_', such as 'cook_', got {prefix!r}")
-
-
-@contextmanager
-def options_database(prefix: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """Put options under the prefix into PETSc's database for the enclosed block, where the user has not set them."""
-    database = PETSc.Options()
-    added = {prefix + name: value for name, value in options.items() if not database.hasName(prefix + name)}
-    for name, value in added.items():
-        database[name] = value
-    try:
-        yield
-    finally:
-        for name in added:
-            database.delValue(name)
 
 
 class ForceScale:

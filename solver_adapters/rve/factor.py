@@ -9,7 +9,7 @@ from petsc4py import PETSc
 import numpy as np
 from numpy.typing import NDArray
 
-from solver_adapters.snes import options_database
+from solver_adapters.petsc_options import options_database
 
 Columns = NDArray[np.float64]
 

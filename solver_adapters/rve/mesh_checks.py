@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from coupling.contract import Array
 from coupling.errors import MeshError
-from solver_adapters.periodic import Period, place
+from solver_adapters.rve.periodic import Period, place
 
 Cells = NDArray[np.int64]
 

@@ -19,11 +19,11 @@ from dolfinx import cpp, fem, la
 
 from coupling.contract import Array
 from coupling.errors import ContractError
-from solver_adapters.boundary import Border, Boundary, fluctuation_blocks, uniform_border
-from solver_adapters.energies import Energy
-from solver_adapters.kinematics import Kinematics
-from solver_adapters.periodic import Period, constant_space, identified
-from solver_adapters.unit_cells import UnitCell
+from solver_adapters.rve.boundary import Border, Boundary, fluctuation_blocks, uniform_border
+from solver_adapters.rve.energies import Energy
+from solver_adapters.rve.kinematics import Kinematics
+from solver_adapters.rve.periodic import Period, constant_space, identified
+from solver_adapters.rve.unit_cells import UnitCell
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Unit cells: a mesh, tags that tell its materials, and a period; from arrays or from any file that meshio reads.
 
-A generated cell and a file of your own pass through the same checks (:mod:`solver_adapters.mesh_checks`).
+A generated cell and a file of your own pass through the same checks (:mod:`solver_adapters.rve.mesh_checks`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from coupling.contract import Array
 from coupling.errors import MeshError
-from solver_adapters.mesh_checks import check_mesh, check_tags
-from solver_adapters.periodic import Period
+from solver_adapters.rve.mesh_checks import check_mesh, check_tags
+from solver_adapters.rve.periodic import Period
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def unit_cell(
 
     Raises:
         MeshError: 2D cells outside the x-y plane, arrays of wrong shape, and what
-            :mod:`solver_adapters.mesh_checks` finds.
+            :mod:`solver_adapters.rve.mesh_checks` finds.
     """
     x, nodes, labels = np.asarray(points, dtype=float), np.asarray(cells, dtype=np.int64), np.asarray(tags)
     if kind not in KINDS:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coupling.contract import Array
 from coupling.errors import MeshError, MissingPackageError
-from solver_adapters.unit_cells import UnitCell, read_mesh, unit_cell
+from solver_adapters.rve.unit_cells import UnitCell, read_mesh, unit_cell
 
 Image = NDArray[np.int64]
 

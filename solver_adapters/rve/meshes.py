@@ -1,8 +1,8 @@
 """Generated unit cells: fibres, voids, spheres, laminates, random inclusions.
 
 Cell tags select the material: by convention 1 is the matrix (the first layer), 2 the inclusion (the second layer).
-Meshes of your own come through :func:`solver_adapters.unit_cells.read_unit_cell`, images through
-:mod:`solver_adapters.voxels`.
+Meshes of your own come through :func:`solver_adapters.rve.unit_cells.read_unit_cell`, images through
+:mod:`solver_adapters.rve.voxels`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from coupling.contract import Array
 from coupling.errors import MeshError
-from solver_adapters.gmsh_cells import generate
-from solver_adapters.unit_cells import UnitCell, read_unit_cell
+from solver_adapters.rve.gmsh_cells import generate
+from solver_adapters.rve.unit_cells import UnitCell, read_unit_cell
 
 __all__ = [
     "INCLUSION",

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array, Closure, Response, Status
 from coupling.errors import ContractError
-from solver_adapters.facet_points import FacetPoints
-from solver_adapters.quadrature import QuadraturePoints
+from solver_adapters.macro.facet_points import FacetPoints
+from solver_adapters.macro.quadrature import QuadraturePoints
 
 
 class ClosureFlux:
@@ -35,10 +35,10 @@ class ClosureFlux:
     Args:
         operand: UFL expression (scalar, vector or tensor), or a list of them, with k components together in the order
             of ``closure.spec.gradient``: one after the other, tensors row by row; symmetric ones in Mandel form, by
-            :func:`solver_adapters.mandel.mandel`.
+            :func:`solver_adapters.macro.mandel.mandel`.
         closure: any object of the closure contract.
         dx: cell or exterior facet measure with a quadrature degree, see :class:`QuadraturePoints` and
-            :class:`solver_adapters.facet_points.FacetPoints`.
+            :class:`solver_adapters.macro.facet_points.FacetPoints`.
         shape: shape of ``value``. By default () for one flux component, the operand's own shape where that has as many
             components as the flux, else (m,).
         name: name in error messages and output files.
