@@ -1,6 +1,6 @@
 """Adapters between existing solvers and the closure contract of :mod:`coupling`.
 
-Macro scale: :mod:`solver_adapters.fenicsx` (closures in DOLFINx forms), made of what is in :mod:`solver_adapters.macro`.
+Macro scale: :mod:`solver_adapters.fenicsx` (closures in DOLFINx forms), made of :mod:`solver_adapters.macro`.
 Fine scale: :mod:`solver_adapters.fenicsx_rve` (RVEs), made of what is in :mod:`solver_adapters.rve`: unit cells from
 ``meshes`` (generators), ``unit_cells`` (arrays and files) or ``voxels`` (images); ``kinematics``, the kinds of problem;
 ``energies``, the materials; ``ensembles``, statistics over random cells; ``fields``, what happens inside. Interfaces of
