@@ -121,3 +121,10 @@ def stress_errors(comm: MPI.Comm, classical: Run, accelerated: Run) -> tuple[flo
     largest = comm.allreduce(float(np.linalg.norm(exact, axis=1).max(initial=0.0)), op=MPI.MAX)
     worst = max(comm.allgather((float(error.max(initial=-1.0)), -comm.rank, int(error.argmax()) if error.size else -1)))
     return worst[0] / largest, (-worst[1], worst[2])
+
+
+def tip_error_over_steps(classical: Run, accelerated: Run) -> float:
+    """Largest error of the vertical tip displacement over all load steps, relative to the largest displacement."""
+    loads, exact = classical.curve.T
+    ours = np.interp(loads, *accelerated.curve.T)
+    return float(np.abs(ours - exact).max() / np.abs(exact).max())

@@ -6,7 +6,8 @@
     problem = MultiscaleProblem(residual, u, fluxes=[P], bcs=bcs, petsc_options_prefix="cook_")
     load_steps(problem, apply_load, steps=8)
 
-Mesh, boundary conditions, other terms, PETSc options and the MPI launch stay the user's own.
+Mesh, boundary conditions, other terms, PETSc options and the MPI launch stay the user's own. (PETSc reads the command
+line only where it is handed on: ``import sys, petsc4py; petsc4py.init(sys.argv)`` before DOLFINx is imported.)
 
 Concurrent and hierarchical coupling differ in the closure only. A surrogate that was trained beforehand
 (``StretchFrame(load_model(folder))``) stands where the RVE stood, and then no fine scale exists at run time. A point
@@ -105,6 +106,8 @@ class MultiscaleProblem:
         for flux in fluxes:
             if not flux.appears_in(residual):
                 raise ContractError(f"flux {flux.name!r} is not in the residual: use its .value there, or leave it out")
+        if forgotten := [flux.name for flux in ClosureFlux.all_in(residual) if flux not in fluxes]:
+            raise ContractError(f"the residual has the fluxes {forgotten}, which are not in fluxes=: pass them there")
         self.u, self.fluxes, self.bcs = u, list(fluxes), list(bcs)
         self.ledger = Ledger() if ledger is None else ledger
         self.comm = u.function_space.mesh.comm
@@ -140,13 +143,13 @@ class MultiscaleProblem:
         """
         guess = self.solution.copy()
         self._dt, self._error, self._failures = dt, None, (0, [])
-        self._force_scale.reset()
         self._x.array_w[:] = guess[: self._owned]
         with self.ledger.phase("step"), options_database(*self._options):
             self.snes.solve(None, self._x)
             solved = Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
             self.count("macro/iterations", solved.iterations)
             if self.snes.getConvergedReason() > 0 and self._set_iterate(self._x):
+                self._force_scale.keep()
                 return solved
         self.solution[:] = guess
         for flux in self.fluxes:

@@ -44,7 +44,7 @@ class Equilibrium:
 
 
 class PeriodicRVE:
-    """Closure whose flux is the average over an RVE in equilibrium: W̄(g) = min_w W(g, w), q = ± ∂W̄/∂e.
+    """Closure whose flux is the average over an RVE in equilibrium: W̄(g) = stat_w W(g, w), q = ± ∂W̄/∂e.
 
     The fluctuation w is periodic unless another boundary condition is asked for; g = (p, e) and the sign are the
     kinematics'. Finite and small strain and conduction, in 2D and 3D, differ in kinematics and materials alone.
@@ -63,7 +63,9 @@ class PeriodicRVE:
     such as 1e-6 then gives a monolithic scheme, one micro iteration for each macro iterate, with the same final answer.
 
     The closure's state is a memory of the last equilibrium (g₀, w, S): it shortens the next solve and does not change
-    its result.
+    its result beyond the tolerance, for the tangent beyond its square root. Past an instability of the RVE the
+    equilibrium that is found is a stationary point of W, not its minimum; the ledger then counts LU factorisations,
+    which stand in where the stiffness is not positive definite.
 
     Args:
         cell: unit cell, from :mod:`solver_adapters.rve.meshes` or :mod:`solver_adapters.rve.unit_cells`.
@@ -95,7 +97,7 @@ class PeriodicRVE:
         boundary: Boundary = "periodic",
         degree: int = 2,
         quadrature_degree: int | None = None,
-        tolerance: float = 1e-10,
+        tolerance: float = 1e-12,
         energy: bool = False,
         flux_unit: str = "1",
     ) -> None:
@@ -145,7 +147,8 @@ class PeriodicRVE:
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         with self.ledger.phase("rve"):
             for i in np.flatnonzero(status == Status.OK):
-                solved = self._solve(gradient[i], memory[i] if hint is None else hint[i], memory[i])
+                row = memory[i]
+                solved = self._solve(gradient[i], row if hint is None else hint[i], row)
                 if solved is None:
                     status[i] = Status.NOT_CONVERGED
                     continue
@@ -175,11 +178,11 @@ class PeriodicRVE:
     def _solve(self, gradient: Array, hint: Array, committed: Array) -> Equilibrium | None:
         """Equilibrium at ``gradient``: from the hint at once, else in steps from the committed memory."""
         solved = self._newton(gradient, self.equilibrium(hint)) if np.isfinite(hint).all() else None
-        return solved or self._walk(gradient, self.equilibrium(committed))
+        return solved or self._walk(gradient, self.equilibrium(committed), step=0.5 if hint is committed else 1.0)
 
-    def _walk(self, gradient: Array, start: Equilibrium) -> Equilibrium | None:
+    def _walk(self, gradient: Array, start: Equilibrium, *, step: float) -> Equilibrium | None:
         """Equilibrium at the end of the straight path from ``start``, in steps halved where Newton fails."""
-        origin, done, step = start.gradient, 0.0, 1.0
+        origin, done = start.gradient, 0.0
         while done < 1.0:
             reached = min(1.0, done + step)
             solved = self._newton(origin + reached * (gradient - origin), start)
@@ -248,7 +251,7 @@ class PeriodicRVE:
                 return X, X.T @ B + R.T @ X
         self.ledger.count("rve/factorisations")
         if not self._factor.factorise():
-            self.ledger.count("rve/indefinite stiffness")
+            self.ledger.count("rve/LU factorisations")
         X = self._factor.solve(B)
         return X, B.T @ X
 

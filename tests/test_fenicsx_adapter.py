@@ -560,6 +560,8 @@ def test_arguments_that_do_not_fit_are_named():
     residual = ufl.inner(P.value, ufl.grad(v)) * dx
     with pytest.raises(ContractError, match="'other' is not in the residual"):
         MultiscaleProblem(residual, u, fluxes=[P, other], petsc_options_prefix="a_")
+    with pytest.raises(ContractError, match=r"has the fluxes \['flux'\], which are not in fluxes="):
+        MultiscaleProblem(residual, u, petsc_options_prefix="a_")
     for prefix in ("cook", "", "_", "-cook_"):
         with pytest.raises(ContractError, match=f"ends in '_', .* got {prefix!r}"):
             MultiscaleProblem(residual, u, fluxes=[P], petsc_options_prefix=prefix)

@@ -76,6 +76,7 @@ class ClosureFlux:
         points = QuadraturePoints if dx.integral_type() == "cell" else FacetPoints
         self.points = points(functions[0].function_space.mesh, dx)
         self._flux = self.points.function((spec.m,), name)
+        self._flux.closure_flux = self
         self._tangent = self.points.function((spec.m, spec.k), f"{name}_tangent")
         self._flux_rows = self.points.rows(self._flux.function_space)
         self._tangent_rows = self.points.rows(self._tangent.function_space)
@@ -104,6 +105,11 @@ class ClosureFlux:
     def appears_in(self, form: ufl.Form) -> bool:
         """Whether the form contains this flux."""
         return self._flux in form.coefficients()
+
+    @staticmethod
+    def all_in(form: ufl.Form) -> list[ClosureFlux]:
+        """The fluxes that the form contains."""
+        return [f.closure_flux for f in form.coefficients() if hasattr(f, "closure_flux")]
 
     def operand_values(self) -> Array:
         """Gradients (n, k) at the points for the present values of everything the operand depends on."""

@@ -49,22 +49,22 @@ def check_prefix(prefix: str) -> None:
 class ForceScale:
     """Convergence of a Newton iteration measured on the scale of the forces: ‖F‖ ≤ max(atol, rtol·scale).
 
-    The scale is the largest norm, over the iterates of one solve, of the residual before the rows of Dirichlet
-    conditions are replaced, that is including the reactions. PETSc's own test divides by the residual of the initial
-    guess, which a good guess makes so small that round-off never gets below. ``-snes_rtol``, ``-snes_atol`` and
-    ``-snes_stol`` are read from SNES as usual.
+    The scale is the norm of the iterate's residual before the rows of Dirichlet conditions are replaced, that is
+    including the reactions, or that of the last solution where it is larger (a body that is unloaded has no reactions
+    left). PETSc's own test divides by the residual of the initial guess, which a good guess makes so small that
+    round-off never gets below. ``-snes_rtol``, ``-snes_atol`` and ``-snes_stol`` are read from SNES as usual.
     """
 
     def __init__(self) -> None:
-        self.scale = 0.0
+        self.scale = self._least = 0.0
 
-    def reset(self) -> None:
-        """Begin a new solve."""
-        self.scale = 0.0
+    def keep(self) -> None:
+        """Keep the scale of a solution as the least scale of the next solve."""
+        self._least = self.scale
 
     def enter(self, norm: float) -> None:
-        """Enter the norm of a residual with reactions."""
-        self.scale = max(self.scale, norm)
+        """Enter the norm of the residual with reactions at the present iterate."""
+        self.scale = max(self._least, norm)
 
     def __call__(self, snes: PETSc.SNES, iteration: int, norms: tuple[float, float, float]) -> int:
         """SNES convergence test; norms are those of iterate, last step and residual."""

@@ -40,19 +40,27 @@ class SymmetricFactor:
         self._cholesky = self._preconditioner("cholesky", "cholmod")
         self._lu: Any = None
         self._factor: Any = None
+        self._pause = self._without_cholesky = 0
 
     def factorise(self) -> bool:
-        """Factorise the current values; returns whether the matrix was positive definite.
+        """Factorise the current values; returns whether by Cholesky's method.
+
+        PETSc loses the memory of its copy of the matrix whenever CHOLMOD refuses it. After a refusal, LU therefore
+        serves for a while, twice as long after each one that follows without a success between.
 
         Raises:
             ArithmeticError: the matrix is singular or not finite.
         """
         self.K.stateIncrease()
-        try:
-            self._factor = self._set_up(self._cholesky)
-            return True
-        except PETSc.Error:
-            pass
+        if self._without_cholesky:
+            self._without_cholesky -= 1
+        else:
+            try:
+                self._factor = self._set_up(self._cholesky)
+                self._pause //= 2
+                return True
+            except PETSc.Error:
+                self._without_cholesky = self._pause = max(2, min(2 * self._pause, 4096))
         self._lu = self._lu or self._preconditioner("lu", "mumps")
         try:
             self._factor = self._set_up(self._lu)
