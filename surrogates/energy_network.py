@@ -72,11 +72,17 @@ class EnergyNetwork:
         """The network that :attr:`architecture` and :attr:`weights` describe.
 
         Raises:
-            ModelError: for another activation, or weights that do not fit.
+            ModelError: for another activation, layers that are not whole numbers, or weights that do not fit.
         """
         if architecture.get("activation") != "tanh":
             raise ModelError(f"energy networks have the activation tanh, got {architecture.get('activation')!r}")
-        return cls(weights, architecture["layers"], device)
+        layers = architecture["layers"]
+        if not isinstance(layers, list) or not all(type(width) is int and width > 0 for width in layers):
+            raise ModelError(
+                f"layers of the architecture must be whole numbers above 0 in a list, got {layers!r}: "
+                "the card was edited or damaged, copy the model again"
+            )
+        return cls(weights, layers, device)
 
     def evaluate(self, U: Tensor, energy: Tensor, flux: Tensor, tangent: Tensor) -> None:
         """Overwrite energy (n,), flux (n, k), tangent (n, k, k) by those at U (n, k), n > 0."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from coupling.contract import Array, ClosureSpec
-from coupling.errors import ModelError
+from coupling.errors import ContractError, ModelError
 from surrogates.dataset import Dataset
-from surrogates.stretch_space import StretchBox
+from surrogates.stretch_space import StretchBox, check_stretch_spec
+
+T = TypeVar("T")
+_REMEDY = "the card was edited or damaged, copy the model again or save it anew"
 
 
 @dataclass(frozen=True)
@@ -91,23 +95,87 @@ class ModelCard:
         """The card of :meth:`as_json`.
 
         Raises:
-            ModelError: where keys are missing or values are of the wrong kind.
+            ModelError: naming the key that is missing, or the key and the value that no trained surrogate has: an
+                error that is not a finite number ≥ 0, a range without the reference, other components than those
+                of a stretch and its Biot stress, another reference than the identity.
         """
-        try:
-            inputs, outputs, errors = card["inputs"], card["outputs"], card["hold_out_errors"]
-            spec = ClosureSpec(
-                gradient=tuple(inputs["components"]),
-                flux=tuple(outputs["components"]),
-                reference=tuple(float(v) for v in inputs["reference"]),
-                gradient_unit=inputs["unit"],
-                flux_unit=outputs["unit"],
-                symmetric=True,
-            )
-            box = StretchBox.of(card["range"]["lower"], card["range"]["upper"])
-            held_out = HoldOutErrors(**{f.name: errors[f.name] for f in fields(HoldOutErrors)})
-            dataset = card["dataset"]
-            return cls(spec, box, held_out, dataset["sha256"], dataset["provenance"], card["training"])
-        except KeyError as error:
-            raise ModelError(f"the model card lacks {error}: it is not complete, save the model again") from error
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"the model card has a wrong value ({error}): it was edited or damaged") from error
+        names = [f.name for f in fields(HoldOutErrors) if f.name != "samples"]
+        errors = {name: _error(card, f"hold_out_errors.{name}") for name in names}
+        samples = _entry(card, "hold_out_errors.samples")
+        if type(samples) is not int or samples < 1:
+            raise _wrong("hold_out_errors.samples", samples, "a whole number above 0")
+        return cls(
+            spec=_spec(card),
+            box=_box(card),
+            errors=HoldOutErrors(**errors, samples=samples),
+            dataset=_typed(card, "dataset.sha256", str, "a text"),
+            provenance=_typed(card, "dataset.provenance", dict, "an object"),
+            training=_typed(card, "training", dict, "an object"),
+        )
+
+
+def _spec(card: Mapping[str, Any]) -> ClosureSpec:
+    try:
+        spec = ClosureSpec(
+            gradient=_list(card, "inputs.components", _is_text, "names"),
+            flux=_list(card, "outputs.components", _is_text, "names"),
+            reference=_list(card, "inputs.reference", _is_number, "finite numbers"),
+            gradient_unit=_typed(card, "inputs.unit", str, "a text"),
+            flux_unit=_typed(card, "outputs.unit", str, "a text"),
+            symmetric=True,
+        )
+        check_stretch_spec(spec)
+    except ContractError as error:
+        raise ModelError(f"inputs and outputs of the model card do not fit ({error}); {_REMEDY}") from error
+    return spec
+
+
+def _box(card: Mapping[str, Any]) -> StretchBox:
+    lower, upper = (_list(card, f"range.{bound}", _is_number, "finite numbers") for bound in ("lower", "upper"))
+    try:
+        return StretchBox.of(lower, upper)
+    except ContractError as error:
+        raise ModelError(f"range of the model card is wrong ({error}); {_REMEDY}") from error
+
+
+def _entry(card: Mapping[str, Any], path: str) -> Any:
+    """The value under keys that dots separate."""
+    value: Any = card
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise ModelError(f"the model card lacks {path}: it is not complete, save the model again")
+        value = value[key]
+    return value
+
+
+def _typed(card: Mapping[str, Any], path: str, kind: type[T], expected: str) -> T:
+    value = _entry(card, path)
+    if not isinstance(value, kind):
+        raise _wrong(path, value, expected)
+    return value
+
+
+def _list(card: Mapping[str, Any], path: str, fits: Callable[[Any], bool], expected: str) -> tuple[Any, ...]:
+    values = _entry(card, path)
+    if not isinstance(values, list | tuple) or not all(fits(value) for value in values):
+        raise _wrong(path, values, f"a list of {expected}")
+    return tuple(values)
+
+
+def _error(card: Mapping[str, Any], path: str) -> float:
+    value = _entry(card, path)
+    if not _is_number(value) or value < 0.0:
+        raise _wrong(path, value, "a finite number that is not negative")
+    return float(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _wrong(path: str, value: Any, expected: str) -> ModelError:
+    return ModelError(f"{path} of the model card must be {expected}, got {value!r}: {_REMEDY}")

@@ -6,11 +6,14 @@ weights are arrays and nothing else, so that loading a model cannot run code.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +32,7 @@ from surrogates.potential import Potential
 
 FORMAT = 1
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+_AT_FDCWD = -100
 
 
 class _Family(Protocol):
@@ -44,34 +48,73 @@ FAMILIES: dict[str, _Family] = {
 
 
 def save_model(surrogate: EnergySurrogate, folder: str | Path) -> None:
-    """Write a model folder, aside and renamed: a folder of that name holds the old model or the new one, whole."""
-    folder = Path(folder)
-    potential = surrogate.potential
-    weights = save(potential.weights)
-    card = {
+    """Write a model folder; an existing folder of that name is replaced as a whole.
+
+    The new folder is written aside and takes the name once it is complete. Where the system can exchange two
+    folders (Linux, on most file systems), the name stands at every moment for the old model or the new one. Elsewhere
+    there is an instant between two renames without a folder of that name; a process killed right then leaves the
+    old model as ``.NAME.….old`` and the new one as ``.NAME.….part``. After an error the name stands for the old model
+    and nothing is left over.
+
+    Raises:
+        ModelError: where the card has a value that :func:`load_model` would refuse; nothing is written then.
+        OSError: where the folder cannot be written.
+        TypeError, ValueError: where provenance or training hold what JSON cannot.
+    """
+    folder = Path(folder).resolve()
+    weights = save(surrogate.potential.weights)
+    card = _card_of(surrogate, weights)
+    _check_card(folder, card)
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    try:
+        aside.mkdir(parents=True)
+        write_atomically(aside / WEIGHTS, weights)
+        write_atomically(aside / CARD, json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        _replace_folder(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _card_of(surrogate: EnergySurrogate, weights: bytes) -> dict[str, Any]:
+    """The card as it comes out of JSON, with hashes of the weights and of all the rest of the card."""
+    content = {
         "format": FORMAT,
-        "family": potential.family,
-        "architecture": potential.architecture,
+        "family": surrogate.potential.family,
+        "architecture": surrogate.potential.architecture,
         **surrogate.card.as_json(),
-        "versions": {name: _version(name) for name in ("twoscale", "torch", "numpy", "scipy", "safetensors")},
+        "versions": _versions("twoscale", "torch", "numpy", "scipy", "safetensors"),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write_atomically(aside / WEIGHTS, weights)
-    write_atomically(aside / CARD, json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    _replace_folder(aside, folder)
+    card: dict[str, Any] = json.loads(json.dumps(content))
+    return card | {"card_sha256": _card_hash(card)}
+
+
+def _card_hash(card: Mapping[str, Any]) -> str:
+    """SHA-256 of the card without ``card_sha256``: JSON in ASCII, keys sorted, no blanks."""
+    content = {key: value for key, value in card.items() if key != "card_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def load_model(folder: str | Path, device: str = "cpu") -> EnergySurrogate:
     """The surrogate of a model folder, bit for bit as it was saved.
+
+    Where :func:`save_model` replaces the folder meanwhile, this is the old model or the new one, never parts of both.
 
     Raises:
         ModelError: where anything is missing, damaged, of a newer format or of an unknown family; nothing is ever
             executed.
     """
     folder = Path(folder)
+    while True:
+        seen = _identity(folder)
+        try:
+            return _load(folder, device)
+        except ModelError:
+            if _identity(folder) == seen:
+                raise
+
+
+def _load(folder: Path, device: str) -> EnergySurrogate:
     card = _read_card(folder / CARD)
     known = _check_card(folder, card)
     weights = _read_weights(folder / WEIGHTS, card["weights_sha256"])
@@ -88,11 +131,14 @@ def load_model(folder: str | Path, device: str = "cpu") -> EnergySurrogate:
 
 
 def _check_card(folder: Path, card: dict[str, Any]) -> ModelCard:
-    missing = sorted({"format", "family", "architecture", "weights_sha256"} - card.keys())
+    missing = sorted({"format", "family", "architecture", "weights_sha256", "card_sha256"} - card.keys())
     if missing:
         raise ModelError(f"{folder / CARD} lacks {', '.join(missing)}: it is not complete, save the model again")
-    if not isinstance(card["format"], int) or card["format"] < 1:
-        raise ModelError(f"{folder / CARD} has the format {card['format']!r}, expected a number from 1 to {FORMAT}")
+    if type(card["format"]) is not int or card["format"] < 1:
+        raise ModelError(
+            f"{folder / CARD} has the format {card['format']!r}, expected a whole number from 1 to {FORMAT}: "
+            "it was edited or damaged, copy the model again"
+        )
     if card["format"] > FORMAT:
         raise ModelError(
             f"{folder} has format {card['format']}, newer than {FORMAT}: update twoscale or save it with this version"
@@ -102,9 +148,15 @@ def _check_card(folder: Path, card: dict[str, Any]) -> ModelCard:
             f"{folder} is of the unknown family {card['family']!r}: known are {', '.join(sorted(FAMILIES))}"
         )
     try:
-        return ModelCard.from_json(card)
+        known = ModelCard.from_json(card)
     except ModelError as error:
         raise ModelError(f"{folder / CARD}: {error}") from error
+    if card["card_sha256"] != _card_hash(card):
+        raise ModelError(
+            f"{folder / CARD} has content of SHA-256 {_card_hash(card)}, its card_sha256 says {card['card_sha256']}: "
+            "it was edited or damaged, copy the model again"
+        )
+    return known
 
 
 def _check_size(folder: Path, potential: Potential, card: ModelCard) -> None:
@@ -123,7 +175,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path.parent} has no {path.name}: it is not a model folder, or it was copied in part"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path} cannot be read as JSON ({error}): it was edited or damaged, copy the model again"
         ) from error
@@ -151,15 +203,42 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Array]:
 
 
 def _replace_folder(aside: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    """Give ``aside`` the name of ``folder``; an old folder takes the name of ``aside``, or is gone."""
+    if not folder.exists():
+        os.rename(aside, folder)
+    elif not _exchange(aside, folder):
+        old = aside.with_suffix(".old")
+        os.rename(folder, old)
+        try:
+            os.rename(aside, folder)
+        except BaseException:
+            os.rename(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _version(package: str) -> str:
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step (Linux, renameat2(2) with RENAME_EXCHANGE = 2); False where that cannot be."""
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), ctypes.c_uint(2)) == 0)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What changes when another folder takes the name."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Versions of the packages that are installed; a package used from its source tree has none."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

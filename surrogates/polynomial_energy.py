@@ -77,6 +77,11 @@ class Monomials:
 class PolynomialEnergy:
     """The energy of this module's docstring. Not safe for threads: one instance has one set of work buffers.
 
+    Nothing makes it grow as a stretch collapses: at det U → 0 the energy is finite, and outside the range of its data
+    it may fall without bound, so that a solver can be drawn there. What protects is the box of
+    :class:`surrogates.energy_surrogate.EnergySurrogate`, which answers OUTSIDE_RANGE there; an energy with the growth
+    term is :class:`surrogates.energy_network.EnergyNetwork`.
+
     Args:
         weights: ``coefficients`` c (M,) of all monomials up to the degree, by degree, the first 1 + k zero;
             ``scale`` s (k,).

@@ -38,8 +38,9 @@ def stretch_design(
 ) -> StretchDesign:
     """N positive-definite stretches from a scrambled Sobol sequence in the box lower ≤ U ≤ upper.
 
-    Sobol points with Owen scrambling (Owen 1998, J. Complexity 14, 466); points of the box that are not positive
-    definite are skipped. The same arguments give the same design, and a larger n continues a smaller one.
+    Sobol points under a random linear matrix scramble and a digital shift (Matoušek 1998, On the L2-discrepancy for
+    anchored boxes, J. Complexity 14, 527); points of the box that are not positive definite are skipped. The same
+    arguments give the same design, and a larger n continues a smaller one.
 
     Args:
         lower: k lower bounds of the Mandel components, k = 3 (2D) or 6 (3D).

@@ -37,12 +37,17 @@ def check_stretch_spec(spec: ClosureSpec) -> None:
         ContractError: naming what does not fit.
     """
     reference = stretch_reference(spec.k)
-    expected = mandel_components("U", 2 if spec.k == 3 else 3)
-    if spec.gradient != expected or spec.reference != tuple(reference) or not spec.symmetric:
+    stretch, stress = (mandel_components(symbol, 2 if spec.k == 3 else 3) for symbol in "UT")
+    if spec.gradient != stretch or spec.reference != tuple(reference) or not spec.symmetric:
         raise ContractError(
-            f"an energy surrogate needs a closure of the stretch {expected} with reference {reference} and a symmetric "
+            f"an energy surrogate needs a closure of the stretch {stretch} with reference {reference} and a symmetric "
             f"tangent, got {spec.gradient} with reference {spec.reference}, symmetric={spec.symmetric}: "
             "sample the inner closure of the stretch frame, not the frame"
+        )
+    if spec.flux != stress:
+        raise ContractError(
+            f"an energy surrogate needs a closure that answers the Biot stress {stress}, got {spec.flux}: "
+            "sample one whose flux is ∂Ŵ/∂U"
         )
 
 

@@ -2,6 +2,12 @@
 
 import hashlib
 import json
+import os
+import threading
+from dataclasses import replace
+from functools import reduce
+from importlib.metadata import PackageNotFoundError, version
+from operator import getitem
 
 import numpy as np
 import pytest
@@ -9,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
+import surrogates.model_folder
 from coupling import ModelError
-from surrogates import fit_polynomial, load_model, save_model, train_energy_network
+from surrogates import EnergySurrogate, HoldOutErrors, fit_polynomial, load_model, save_model, train_energy_network
 from tests.surrogate_cases import neo_hookean_data, random_stretches
 
 
@@ -51,6 +58,13 @@ def test_round_trip_is_bit_exact(surrogate, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def installed(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def test_card_reads_like_a_card(network, folder):
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     assert card["family"] == "energy-network"
@@ -60,6 +74,8 @@ def test_card_reads_like_a_card(network, folder):
     assert card["dataset"]["sha256"] == network.card.dataset
     assert card["hold_out_errors"]["flux_rms"] == network.card.errors.flux_rms
     assert {"torch", "numpy", "safetensors"} <= card["versions"].keys()
+    assert card["versions"] == {name: installed(name) for name in card["versions"]}
+    assert ("twoscale" in card["versions"]) == (installed("twoscale") is not None)
     assert card["weights_sha256"] == hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
 
 
@@ -77,6 +93,94 @@ def test_a_failed_save_leaves_the_old_model(network, folder, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         save_model(network, folder)
     assert_same(load_model(folder), network)
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def replacing(request, monkeypatch, tmp_path):
+    """Both ways to replace a folder; the first where the file system has it."""
+    if request.param == "two renames":
+        monkeypatch.setattr("surrogates.model_folder._exchange", lambda *_: False)
+        return request.param
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    if not surrogates.model_folder._exchange(tmp_path / "first", tmp_path / "second"):
+        pytest.skip("this system cannot exchange two folders")
+    (tmp_path / "first").rmdir()
+    (tmp_path / "second").rmdir()
+    return request.param
+
+
+def test_both_ways_replace_the_model(network, folder, replacing):
+    other = replace_errors(network, flux_rms=0.25)
+    save_model(other, folder)
+    assert load_model(folder).card.errors.flux_rms == 0.25
+    assert_same(load_model(folder), other)
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def replace_errors(surrogate, **figures):
+    card = surrogate.card
+    return EnergySurrogate(surrogate.potential, replace(card, errors=replace(card.errors, **figures)))
+
+
+def test_a_second_rename_that_fails_is_rolled_back(network, folder, monkeypatch):
+    """The folder is aside already: it must come back, and nothing may be left over."""
+    renames, rename = [], os.rename
+
+    def failing_second(source, target):
+        renames.append(target)
+        if len(renames) == 2:
+            raise OSError("no permission any more")
+        rename(source, target)
+
+    monkeypatch.setattr("surrogates.model_folder._exchange", lambda *_: False)
+    monkeypatch.setattr(os, "rename", failing_second)
+    with pytest.raises(OSError, match="no permission any more"):
+        save_model(replace_errors(network, flux_rms=0.25), folder)
+    assert len(renames) == 3
+    assert_same(load_model(folder), network)
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def test_loading_while_another_thread_saves(network, folder, replacing):
+    """Each load gives one of the two models, whole; only two renames leave an instant without a folder."""
+    polynomial = fit_polynomial(neo_hookean_data(60), degree=4)
+    done, found = threading.Event(), []
+
+    def save_in_turn():
+        for turn in range(60):
+            save_model((polynomial, network)[turn % 2], folder)
+        done.set()
+
+    saving = threading.Thread(target=save_in_turn)
+    saving.start()
+    while not done.is_set():
+        try:
+            found.append(load_model(folder))
+        except ModelError as error:
+            assert replacing == "two renames" and "has no card.json" in str(error)
+    saving.join()
+    families = {type(surrogate.potential): surrogate for surrogate in found}
+    assert found and all(surrogate.card in (network.card, polynomial.card) for surrogate in found)
+    for surrogate in families.values():
+        assert_same(surrogate, network if surrogate.card == network.card else polynomial)
+
+
+def test_a_card_that_would_not_load_is_not_written(network, folder):
+    with pytest.raises(ModelError, match="hold_out_errors.flux_rms .* got nan"):
+        save_model(replace_errors(network, flux_rms=float("nan")), folder)
+    assert_same(load_model(folder), network)
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}])
+def test_provenance_that_is_no_json_is_not_written(network, folder, value):
+    card = replace(network.card, provenance={"size": value})
+    with pytest.raises((TypeError, ValueError), match="JSON"):
+        save_model(EnergySurrogate(network.potential, card), folder)
+    assert_same(load_model(folder), network)
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
 
 def refuse(folder, message):
@@ -89,7 +193,23 @@ def change_card(folder, **changes):
     """Change top-level keys of the card; None removes one."""
     card = json.loads((folder / "card.json").read_text(encoding="utf-8")) | changes
     card = {key: value for key, value in card.items() if value is not None}
+    write_card(folder, card)
+
+
+def write_card(folder, card):
+    """Write a card with the right hash of its content."""
+    content = {key: value for key, value in card.items() if key != "card_sha256"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    card = content | {"card_sha256": hashlib.sha256(canonical.encode()).hexdigest()}
     (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
+
+
+def change_entry(folder, path, value):
+    """Change the entry of the card under keys that dots separate."""
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    *parents, last = path.split(".")
+    reduce(getitem, parents, card)[last] = value
+    write_card(folder, card)
 
 
 def change_weights(folder, change):
@@ -169,19 +289,24 @@ def test_wrong_weights_under_the_right_hash(folder, change, message):
         ({"family": ["energy-network"]}, "unknown family"),
         ({"family": "polynomial-energy"}, "architecture"),
         ({"format": 2}, "newer than 1"),
-        ({"format": "1"}, "expected a number"),
-        ({"format": 0}, "expected a number"),
+        ({"format": "1"}, "expected a whole number"),
+        ({"format": 0}, "expected a whole number"),
+        ({"format": True}, "format True, expected a whole number .* copy the model again"),
+        ({"format": 1.0}, "format 1.0, expected a whole number"),
         ({"architecture": {"layers": [3, 7, 6], "activation": "relu"}}, "activation"),
         ({"architecture": {"layers": [3, 9, 6], "activation": "tanh"}}, "W0 must be"),
-        ({"architecture": {"layers": "3, 7", "activation": "tanh"}}, "architecture"),
+        ({"architecture": {"layers": "3, 7", "activation": "tanh"}}, "layers .* got '3, 7'"),
+        ({"architecture": {"layers": [3, 7.5, 6], "activation": "tanh"}}, "layers .* got .3, 7.5, 6."),
+        ({"architecture": {"layers": [3, "7", 6], "activation": "tanh"}}, "layers .* got .3, '7', 6."),
+        ({"architecture": {"layers": [3, True, 6], "activation": "tanh"}}, "layers .* got .3, True, 6."),
         ({"architecture": {"layers": [], "activation": "tanh"}}, "hidden widths"),
         ({"architecture": {"layers": [5, 7, 6], "activation": "tanh"}}, "3 or 6 inputs"),
         ({"architecture": {"activation": "tanh"}}, "architecture"),
         ({"architecture": 3}, "architecture"),
-        ({"inputs": 3}, "wrong value"),
-        ({"inputs": {"components": ["U11"], "unit": "1", "reference": [1.0, 1.0, 0.0]}}, "wrong value"),
-        ({"range": {"lower": [0.8, 0.8], "upper": [1.2, 1.2]}}, "wrong value"),
-        ({"range": {"lower": ["a", "b", "c"], "upper": [1, 2, 3]}}, "wrong value"),
+        ({"inputs": 3}, "lacks inputs.components"),
+        ({"inputs": {"components": ["U11"], "unit": "1", "reference": [1.0, 1.0, 0.0]}}, "do not fit"),
+        ({"range": {"lower": [0.8, 0.8], "upper": [1.2, 1.2]}}, "range .* wrong"),
+        ({"range": {"lower": ["a", "b", "c"], "upper": [1, 2, 3]}}, "range.lower .* got"),
         ({"range": {"lower": [0.9] * 3 + [-0.1] * 3, "upper": [1.1] * 3 + [0.1] * 3}}, "a range of 6"),
         ({"hold_out_errors": {"flux_rms": 1e-4}}, "lacks"),
         ({"weights_sha256": "0" * 64}, "SHA-256"),
@@ -190,6 +315,68 @@ def test_wrong_weights_under_the_right_hash(folder, change, message):
 def test_wrong_card(folder, changes, message):
     change_card(folder, **changes)
     refuse(folder, message)
+
+
+FIGURES = [name for name in HoldOutErrors.__dataclass_fields__ if name != "samples"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("value", ["0.1", None, -1e-3, float("nan"), float("inf"), True, [0.1], 10**400])
+def test_figures_that_are_none(folder, name, value):
+    change_entry(folder, f"hold_out_errors.{name}", value)
+    refuse(folder, f"hold_out_errors.{name} of the model card must be a finite number .* got .*: .* copy the model")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("hold_out_errors.samples", 0, "samples .* got 0: .* copy"),
+        ("hold_out_errors.samples", 9.0, "samples .* got 9.0: .* copy"),
+        ("hold_out_errors.samples", None, "samples .* got None: .* copy"),
+        ("range.lower", [1.1, 0.8, -0.2], "range .*1.1.* contain the reference .* copy"),
+        ("range.lower", [0.8, 0.8, None], "range.lower .* None.*: .* copy"),
+        ("range.upper", [1.2, 1.2, float("inf")], "range.upper .* inf.*: .* copy"),
+        ("range.upper", "1.2", "range.upper .* got '1.2': .* copy"),
+        ("inputs.components", ["U22", "U11", "√2·U12"], "got .'U22', 'U11'.* copy"),
+        ("inputs.components", ["F11", "F22", "F12"], "got .'F11'.* copy"),
+        ("inputs.components", "U11", "inputs.components .* got 'U11': .* copy"),
+        ("inputs.components", ["U11", 2, "√2·U12"], "inputs.components .* 2.* copy"),
+        ("outputs.components", ["T22", "T11", "√2·T12"], "Biot stress .* got .'T22', 'T11'.* copy"),
+        ("outputs.components", ["P11", "P22", "P12"], "Biot stress .* got .'P11'.* copy"),
+        ("inputs.reference", [0.0, 0.0, 0.0], "reference .0.0, 0.0, 0.0.* copy"),
+        ("inputs.reference", ["1", "1", "0"], "inputs.reference .* got .'1'.* copy"),
+        ("inputs.unit", None, "inputs.unit .* got None: .* copy"),
+        ("outputs.unit", None, "outputs.unit .* got None: .* copy"),
+        ("outputs.unit", 1, "outputs.unit .* got 1: .* copy"),
+        ("dataset.sha256", None, "dataset.sha256 .* got None: .* copy"),
+        ("dataset.provenance", "an RVE", "dataset.provenance .* got 'an RVE': .* copy"),
+        ("training", [], "training .* got ..: .* copy"),
+    ],
+)
+def test_wrong_entry_under_the_right_hash(folder, path, value, message):
+    change_entry(folder, path, value)
+    refuse(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("1.2", "1.3"), ('"samples": 9', '"samples": 900'), ('"unit": "1"', '"unit": "MPa"'), ('"seed": 0', '"seed": 1')],
+)
+def test_a_card_edited_by_hand(folder, old, new):
+    """Plausible values, such as a wider range, are caught by the hash of the card."""
+    path = folder / "card.json"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    refuse(folder, "card_sha256 says .* edited or damaged, copy the model again")
+
+
+def test_a_card_that_only_looks_different(network, folder):
+    """Order of keys and blanks are no content."""
+    path = folder / "card.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(dict(reversed(card.items()))), encoding="utf-8")
+    assert_same(load_model(folder), network)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +388,16 @@ def test_missing_key_in_the_card(folder, key):
     refuse(folder, f"lacks '?{key}")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe\x00", b'{"format": NaN}'])
+def test_card_without_its_hash(folder):
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    del card["card_sha256"]
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    refuse(folder, "lacks card_sha256")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe\x00", b'{"format": NaN}', b"[" * 100_000]
+)
 def test_card_that_is_no_card(folder, content):
     (folder / "card.json").write_bytes(content)
     refuse(folder, "card.json")

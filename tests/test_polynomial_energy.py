@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from coupling import ContractError, ModelError, Status
+from coupling.closed_forms import StretchNeoHookean
 from coupling.conformance import assert_conforms
 from surrogates import Dataset, PolynomialEnergy, StretchBox, fit_polynomial
 from surrogates.polynomial_energy import Monomials
@@ -114,3 +115,15 @@ def test_too_few_samples_for_the_degree():
     data = replace(neo_hookean_data(12), provenance={})
     with pytest.raises(ContractError, match="lower the degree"):
         fit_polynomial(data, degree=8)
+
+
+def test_only_the_status_tells_of_collapse():
+    """No growth at det U → 0: the law's energy rises beyond all bounds, the polynomial's converges."""
+    fitted = fit_polynomial(neo_hookean_data(100), degree=5)
+    U = np.array([[1e-8, 1.0, 0.0], [1e-16, 1.0, 0.0], [1e-32, 1.0, 0.0]])
+    law = StretchNeoHookean(1.0, 1.5).evaluate(U, None, 0.0)
+    answer = fitted.evaluate(U, None, 0.0)
+    assert (np.diff(law.energy) > 100.0).all()
+    assert np.ptp(answer.energy) < 1e-6 * abs(answer.energy[0])
+    assert (answer.status == Status.OUTSIDE_RANGE).all()
+    assert np.isinf(answer.uncertainty).all()

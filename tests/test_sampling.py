@@ -42,6 +42,15 @@ def test_design_covers_the_box_better_than_random_points():
     assert qmc.discrepancy(unit) < 0.1 * qmc.discrepancy(random)
 
 
+@given(seed=st.integers(0, 1000))
+def test_scramble_is_a_linear_map_with_a_shift(seed):
+    """Four points in turn, from a multiple of four on, have digits that cancel; Owen's nested scramble breaks that."""
+    points = stretch_design(*BOX[2], 256, seed=seed, include_reference=False).points
+    unit = (points - BOX[2][0]) / np.subtract(BOX[2][1], BOX[2][0])
+    digits = np.rint(unit * 2**30).astype(np.int64).reshape(-1, 4, 3)
+    assert not np.bitwise_xor.reduce(digits, axis=1).any()
+
+
 def test_inadmissible_stretches_are_skipped():
     design = stretch_design((0.1, 0.1, -1.5), (1.5, 1.5, 1.5), 300, seed=0)
     assert len(design.points) == 300
@@ -122,6 +131,14 @@ def test_an_exception_on_one_rank_ends_all():
         sample(Broken(comm), stretch_design(*BOX[2], 40, seed=0), comm=comm, batch=4, progress=False)
 
 
+class OtherFlux(StretchNeoHookean):
+    """Names a stress that is not the Biot stress."""
+
+    def __init__(self):
+        super().__init__(1.0, 1.5)
+        self.spec = replace(self.spec, flux=("S11", "S22", "√2·S12"))
+
+
 class WithoutEnergy(StretchNeoHookean):
     """Answers flux and tangent alone."""
 
@@ -134,6 +151,7 @@ def test_closures_that_cannot_be_sampled():
     for closure, message in (
         (WithoutEnergy(1.0, 1.5), "answers no energy"),
         (LinearElastic(1.0, 1.5), "closure of the stretch"),
+        (OtherFlux(), "Biot stress .* got .'S11'"),
         (StretchFrame(LAW), "3 .2D. or 6 .3D."),
         (StretchNeoHookean(1.0, 1.5, 3), "make one for the other"),
     ):
