@@ -13,6 +13,8 @@ COMMANDS = {
     "info": "coupling.info:info",
     "rve": "solver_adapters.rve_command:rve",
     "sample": "surrogates.sample_command:sample",
+    "train": "surrogates.train_command:train",
+    "check": "surrogates.check_command:check",
     "serve": "coupling.serving.cli:serve",
 }
 """Name of a command → ``module:function``. The modules of all commands are imported for ``twoscale --help``: packages
