@@ -26,7 +26,7 @@ from surrogates.model_card import HoldOutErrors
 from surrogates.potential import evaluate_chunks
 from surrogates.stretch_space import StretchBox, stretch_reference
 
-_COLLAPSE = np.geomspace(1.0, 1e-3, 61)
+_COLLAPSE: Array = np.geomspace(1.0, 1e-3, 61, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def ellipticity(model: EnergySurrogate) -> Ellipticity:
     smallest = acoustic_minimum(stretches, *evaluate_chunks(model.potential, stretches, model.chunk)[1:])
     rest = stretch_reference(box.k)[None]
     scale = abs(float(acoustic_minimum(rest, *evaluate_chunks(model.potential, rest, 1)[1:])[0]))
-    return Ellipticity(stretches, smallest / (scale or 1.0))
+    return Ellipticity(stretches, np.asarray(smallest / (scale or 1.0), dtype=np.float64))
 
 
 def ellipticity_check(found: Ellipticity, data: Dataset | None) -> Result:
