@@ -57,8 +57,13 @@ def chosen_rve(
     else:
         unit_cell = rve_meshes.read_unit_cell(cell, tag_name=tag_name)
     built = {tag: getattr(energies, MATERIALS[law])(*moduli) for tag, (law, moduli) in laws.items()}
+    # On simplices the RVE's default integrates ∇w⊗∇w exactly; on tensor-product cells it would leave hourglass modes.
+    simplices = unit_cell.mesh.topology.cell_name() in ("triangle", "tetrahedron")
+    quadrature = None if simplices else 2 * degree
     try:
-        return PeriodicRVE(unit_cell, built, degree=degree, energy=True, flux_unit=flux_unit)
+        return PeriodicRVE(
+            unit_cell, built, degree=degree, quadrature_degree=quadrature, energy=True, flux_unit=flux_unit
+        )
     except ArithmeticError as error:
         raise MeshError(f"{cell}: {error}") from error
 

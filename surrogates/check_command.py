@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -66,11 +67,17 @@ def check(
         values = {
             "model": str(model),
             "passed": passed,
-            "checks": [asdict(result) | {"waived": result.name in waived} for result in results],
+            "checks": [_as_json(result) | {"waived": result.name in waived} for result in results],
             "errors": {name: asdict(found) for name, found in errors.items()},
         }
         answer(values, _tables(model, results, waived, errors), as_json=as_json)
     raise typer.Exit(int(not passed))
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    """JSON has no ∞ and no NaN, which a check that failed may have found."""
+    figure = result.figure
+    return asdict(result) | {"figure": figure if figure is not None and math.isfinite(figure) else None}
 
 
 def _fresh(path: Path, surrogate: EnergySurrogate) -> Dataset:

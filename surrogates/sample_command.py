@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from coupling.agreement import together
 from coupling.contract import Closure
-from coupling.errors import MissingPackageError, ModelError
+from coupling.errors import ContractError, MissingPackageError, ModelError
 from coupling.serving.loading import load, named
 from coupling.terminal import INTERRUPTED, answer, errors_told, numbers, say
 
@@ -115,11 +116,20 @@ def _check_free(out: Path) -> None:
 
 
 def _fine_scale(cell: str, materials: list[str], **options: Any) -> tuple[Closure, dict[str, Any]]:
-    if ":" in cell and not Path(cell).exists():
+    """The closure of a cell or ``module:object``, and what it is."""
+    file = Path(cell)
+    if ":" in cell and not file.exists():
+        shaping = [name for name in ("fraction", "size", "tag_name") if options[name] is not None]
+        if shaping or materials:
+            words = ", ".join(
+                "--" + name.replace("_", "-") for name in [*shaping, *(["material"] if materials else [])]
+            )
+            raise ContractError(f"{words} shape a unit cell, but {cell} is a closure of your own: leave them out")
         sys.path.insert(0, "")
         return load(cell, "cpu"), {"closure": cell}
     rve = named(RVE)(cell, materials, **options)
-    return rve, rve.description
+    hashed = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file.is_file() else {}
+    return rve, rve.description | hashed
 
 
 def _finish(data: Dataset, out: Path) -> None:

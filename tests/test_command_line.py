@@ -154,6 +154,25 @@ def test_rve_reads_a_mesh_and_draws_it(tmp_path):
     assert "unknown" not in succeed("rve", file, *layers)
 
 
+def test_rve_in_three_dimensions(tmp_path):
+    pytest.importorskip("dolfinx")
+    meshio = pytest.importorskip("meshio")
+    corners = [[x, y, z] for x, y, z in np.ndindex(3, 3, 3)]
+    around = [(0, 0), (1, 0), (1, 1), (0, 1)]
+    cells = [
+        [corners.index([x + a, y + b, z + c]) for c in (0, 1) for a, b in around] for x, y, z in np.ndindex(2, 2, 2)
+    ]
+    phase = [np.array([1 + x for x, _, _ in np.ndindex(2, 2, 2)])]
+    file = tmp_path / "cube.vtu"
+    meshio.write(file, meshio.Mesh(0.5 * np.array(corners), {"hexahedron": cells}, cell_data={"phase": phase}))
+    words = ("rve", file, "--degree", 1, "--material", "1=neo-hookean:1,1.5", "--material", "2=neo-hookean:10,15")
+    tangent = np.array(succeed(*words, "--json")["reference_tangent"])
+    assert tangent.shape == (9, 9)
+    assert tangent[0, 0] == pytest.approx(1 / np.mean(1 / np.array([3.5, 35.0])))
+    assert "9 components" in refuse(*words, "--gradient", "1,0,0,1")
+    assert "2D" in refuse(*words, "--picture", tmp_path / "cube.png")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -190,6 +209,9 @@ def test_what_sample_refuses(data, tmp_path):
     assert "no folder" in refuse(*law, *BOX, "--out", tmp_path / "none" / "x")
     assert "below its upper" in refuse(*law, "--lower", "1.2,0.8,0", "--upper", "0.8,1.2,0", "--out", tmp_path / "x")
     assert "cannot load" in refuse("sample", "no_such_module:law", *BOX, "--out", tmp_path / "x")
+    assert "--size, --material shape" in refuse(
+        *law, *BOX, "--size", 0.1, "--material", "1=neo-hookean:1,1", "--out", tmp_path / "x"
+    )
     assert "--lower" in refuse(*law, "--lower", "a", "--upper", "1", "--out", tmp_path / "x", code=2)
 
 
