@@ -49,12 +49,12 @@ def _ellipticity(axes: Any, found: Ellipticity) -> None:
 
 
 def _growth(axes: Any, model: EnergySurrogate) -> None:
-    energies, s = collapse(model)
+    energies, s = (values[..., 1:] for values in collapse(model))
     names = [*(f"U{i}{i} = s" for i in range(1, len(energies))), "U = s I"]
     for name, energy in zip(names, energies, strict=True):
         axes.plot(s, energy, label=name)
     axes.set(xscale="log", xlabel="s", ylabel=f"energy [{model.spec.flux_unit}]", title="energy as stretches collapse")
-    axes.set_yscale("symlog", linthresh=max(1e-12, float(np.abs(energies[:, 1:]).min())))
+    axes.set_yscale("log" if (energies > 0.0).all() else "linear")
     axes.legend()
 
 
@@ -67,4 +67,5 @@ def _errors(axes: Any, errors: Mapping[str, HoldOutErrors]) -> None:
             axes.bar(np.arange(3) + i * width, heights, 0.9 * width, color=f"C{i}", alpha=alpha, label=label)
     axes.set_xticks(np.arange(3) + (len(errors) - 1) * width / 2, quantities)
     axes.set(yscale="log", title="relative errors")
+    axes.margins(y=0.4)
     axes.legend()

@@ -51,7 +51,7 @@ def sample(
 
     [b]Examples[/b]:
 
-    twoscale sample void --lower 0.8,0.8,-0.2 --upper 1.2,1.2,0.2 --samples 500 --out void.safetensors
+    twoscale sample void --lower 0.9,0.9,-0.1 --upper 1.1,1.1,0.1 --samples 500 --out void.safetensors
 
     mpirun -n 8 twoscale sample cell.msh --material 1=neo-hookean:1,1.5 --lower … --upper … --out cell.safetensors
     """
