@@ -146,7 +146,7 @@ END
     # What DOLFINx is built on must stay what it is: an incompatible requirement is an error.
     inside "$part/bin/python" -m pip list --format=freeze |
         grep -iE '^(numpy|scipy|torch|mpi4py|petsc4py|h5py|fenics-[a-z]+)==' >"$part/held.txt"
-    inside "$part/bin/python" -m pip install -qq -c "$part/held.txt" "${requirements[@]}"
+    inside "$part/bin/python" -m pip install -qq --no-warn-conflicts -c "$part/held.txt" "${requirements[@]}"
     lacking=$(unmet "$part/bin/python")
     [[ -z $lacking ]] || die "still missing after pip install: $lacking"
     grep -rlIF "$part" "$part/bin" | xargs sed -i "s|$part|$final|g"

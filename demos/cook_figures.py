@@ -19,11 +19,12 @@ from dolfinx import fem, io
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
+from coupling import together
 from coupling.contract import Array
 from coupling.polar import mandel_basis
 from demos.cook_runs import Run
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_fields import fluctuation, local_flux
+from solver_adapters.rve.fields import fluctuation, local_flux
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,13 @@ def write_figures(
     assert response is not None and response.state is not None
     row = comm.bcast(response.state[worst[1]] if comm.rank == worst[0] else None, root=worst[0])
     files = [out / "membrane.png", out / "load_displacement.png", out / "rve.png"]
-    if comm.rank == 0:
+
+    def draw() -> None:
         _membranes([d for d in drawn if d is not None], files[0])
         _curves(classical, accelerated, files[1])
         _rve(rve_picture(rve, row), rve.equilibrium(row).gradient, files[2])
+
+    together(comm, draw if comm.rank == 0 else lambda: None)
     captions = (
         "The deformed membrane with the norm of the first Piola–Kirchhoff stress, cell averages",
         "Load against tip displacement, and the error of the accelerated run",
@@ -143,7 +147,8 @@ def _rve(drawn: Picture, gradient: Array, file: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
     drawn.draw(axes, "local ‖P‖")
     axes.set_title(
-        "RVE at the point of the largest stress error\n" + f"U = ({', '.join(f'{g:.3f}' for g in gradient)})"
+        "RVE at the point of the largest stress error\n"
+        + f"(U11, U22, √2·U12) = ({', '.join(f'{g:.3f}' for g in gradient)})"
     )
     figure.savefig(file, dpi=120)
     plt.close(figure)

@@ -15,10 +15,10 @@ from rich.progress import Progress
 from coupling import Closure, Ledger
 from coupling.contract import Array
 from demos.cook import Membrane, membrane
-from solver_adapters.energies import Energy, NeoHookean
 from solver_adapters.fenicsx import StepRecord, load_steps
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_meshes import UnitCell, centred_fibre, centred_void
+from solver_adapters.rve.energies import Energy, NeoHookean
+from solver_adapters.rve.meshes import UnitCell, centred_fibre, centred_void
 
 MATERIALS: Mapping[int, Energy] = {1: NeoHookean(1.0, 2.0), 2: NeoHookean(20.0, 40.0)}
 
@@ -121,3 +121,10 @@ def stress_errors(comm: MPI.Comm, classical: Run, accelerated: Run) -> tuple[flo
     largest = comm.allreduce(float(np.linalg.norm(exact, axis=1).max(initial=0.0)), op=MPI.MAX)
     worst = max(comm.allgather((float(error.max(initial=-1.0)), -comm.rank, int(error.argmax()) if error.size else -1)))
     return worst[0] / largest, (-worst[1], worst[2])
+
+
+def tip_error_over_steps(classical: Run, accelerated: Run) -> float:
+    """Largest error of the vertical tip displacement over all load steps, relative to the largest displacement."""
+    loads, exact = classical.curve.T
+    ours = np.interp(loads, *accelerated.curve.T)
+    return float(np.abs(ours - exact).max() / np.abs(exact).max())

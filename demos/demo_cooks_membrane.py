@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from coupling import AcceleratedClosure, RangeGate, StretchFrame
+from coupling import AcceleratedClosure, RangeGate, StretchFrame, together
 from coupling.files import write_atomically
 from demos.cook_figures import write_fields, write_figures
-from demos.cook_runs import CASES, Case, Run, create_rve, run, stress_errors
+from demos.cook_runs import CASES, Case, Run, create_rve, run, stress_errors, tip_error_over_steps
 from demos.report import write_report
-from surrogates import EnergySurrogate, load_model, sample, save_model, stretch_design, train_energy_network
+from surrogates import (
+    EnergySurrogate,
+    HoldOutErrors,
+    load_model,
+    sample,
+    save_model,
+    stretch_design,
+    train_energy_network,
+)
 
 INTRODUCTION = (
     "The same membrane twice: with a representative volume element solved at every quadrature point in every Newton "
@@ -46,21 +55,23 @@ def train(comm: MPI.Comm, case: Case, folder: Path, *, samples: int, seconds: di
     design = stretch_design(case.lower, case.upper, samples, seed=0)
     data = sample(rve, design, comm=comm, provenance=rve.description)
     seconds["sampling"] = time.perf_counter() - start
-    if comm.rank == 0:
-        save_model(train_energy_network(data), folder)
-    comm.barrier()
+    together(comm, lambda: save_model(train_energy_network(data), folder) if comm.rank == 0 else None)
     seconds["training"] = time.perf_counter() - start - seconds["sampling"]
-    return load_model(folder)
+    return together(comm, lambda: load_model(folder))
 
 
-def compare(comm: MPI.Comm, classical: Run, accelerated: Run, training: dict[str, float]) -> dict[str, Any]:
+def compare(
+    comm: MPI.Comm, classical: Run, accelerated: Run, training: dict[str, float], errors: HoldOutErrors
+) -> dict[str, Any]:
     """All numbers of the table (collective)."""
     stress, worst = stress_errors(comm, classical, accelerated)
     saved = classical.seconds - accelerated.seconds
     return {
         "ranks": comm.size,
         "tip error": float(np.linalg.norm(accelerated.tip - classical.tip) / np.linalg.norm(classical.tip)),
+        "largest tip error": tip_error_over_steps(classical, accelerated),
         "largest stress error": stress,
+        "hold-out errors": asdict(errors),
         "worst point": worst,
         "speed-up": classical.seconds / accelerated.seconds,
         "training seconds": training,
@@ -69,6 +80,7 @@ def compare(comm: MPI.Comm, classical: Run, accelerated: Run, training: dict[str
             name: {
                 "seconds": r.seconds,
                 "tip": r.tip.tolist(),
+                "curve": r.curve.tolist(),
                 "iterations": [record.iterations for record in r.records],
                 "counts": r.ledger.counts,
                 "seconds_by_phase": r.ledger.seconds,
@@ -99,8 +111,9 @@ def table(summary: Mapping[str, Any]) -> Table:
     shown.add_section()
     cost = summary["training seconds"]
     for name, value in (
-        ("tip error", f"{summary['tip error']:.1e}"),
+        ("tip error", f"{summary['tip error']:.1e} at full load, at most {summary['largest tip error']:.1e}"),
         ("largest stress error", f"{summary['largest stress error']:.1e}"),
+        ("  on held-out samples", "rms {flux_rms:.1e}, max {flux_max:.1e}".format(**summary["hold-out errors"])),
         ("speed-up", f"{summary['speed-up']:.0f} times"),
         ("training cost", ", ".join(f"{name} {s:.1f} s" for name, s in cost.items())),
         ("break-even after", f"{summary['break-even runs']:.1f} runs"),
@@ -120,7 +133,7 @@ def demonstrate(comm: MPI.Comm, case: Case, out: Path, *, samples: int, steps: i
     classical = run(comm, StretchFrame(create_rve(case)), case, steps=steps, title="classical FE²")
     closure = AcceleratedClosure(StretchFrame(create_rve(case)), StretchFrame(surrogate), gate=RangeGate())
     accelerated = run(comm, closure, case, steps=steps, title="accelerated FE²")
-    return compare(comm, classical, accelerated, seconds), classical, accelerated
+    return compare(comm, classical, accelerated, seconds, surrogate.card.errors), classical, accelerated
 
 
 def main() -> None:
@@ -136,19 +149,22 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
 
     summary, classical, accelerated = demonstrate(
-        comm, case, out, samples=args.samples or case.samples, steps=args.steps
+        comm, case, out, samples=case.samples if args.samples is None else args.samples, steps=args.steps
     )
 
     figures = write_figures(comm, classical, accelerated, create_rve(case), summary["worst point"], out)
     write_fields(comm, classical, accelerated, out)
-    if comm.rank == 0:
+
+    def tell() -> None:
         write_atomically(out / "summary.json", json.dumps(summary, indent=2) + "\n")
         Console().print(table(summary))
         write_report(out / "report.html", f"Cook's membrane, {args.rve} RVE", INTRODUCTION, table(summary), figures)
-        Console().print(
-            f"Report: {out}/report.html   Fields for Paraview: {out}/*.pvd   All numbers: {out}/summary.json"
-        )
-    assert summary["tip error"] <= case.largest_tip_error, "the surrogate's tip displacement is not accurate enough"
+        for name, what in (("report.html", "everything on one page"), ("*.pvd", "fields for Paraview")):
+            Console().print(f"{out / name}: {what}")
+
+    together(comm, tell if comm.rank == 0 else lambda: None)
+    if summary["largest tip error"] > case.largest_tip_error:
+        raise SystemExit(f"the tip error {summary['largest tip error']:.1e} exceeds {case.largest_tip_error:.1e}")
 
 
 if __name__ == "__main__":

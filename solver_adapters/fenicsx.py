@@ -6,7 +6,14 @@
     problem = MultiscaleProblem(residual, u, fluxes=[P], bcs=bcs, petsc_options_prefix="cook_")
     load_steps(problem, apply_load, steps=8)
 
-Mesh, boundary conditions, other terms, PETSc options and the MPI launch stay the user's own.
+Mesh, boundary conditions, other terms, PETSc options and the MPI launch stay the user's own. (PETSc reads the command
+line only where it is handed on: ``import sys, petsc4py; petsc4py.init(sys.argv)`` before DOLFINx is imported.)
+
+Concurrent and hierarchical coupling differ in the closure only. A surrogate that was trained beforehand
+(``StretchFrame(load_model(folder))``) stands where the RVE stood, and then no fine scale exists at run time. A point
+that leaves the range it was trained for makes the solve fail: load stepping cuts the step back, and where even the
+smallest step leads out of the range, its StepError says which points were outside and with which gradient; train it on
+a larger box then, or give it a fine scale to fall back on with :class:`coupling.accelerated.AcceleratedClosure`.
 """
 
 from __future__ import annotations
@@ -25,12 +32,13 @@ from dolfinx.fem import petsc as fem_petsc
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 from coupling.ledger import Ledger
-from solver_adapters.closure_flux import ClosureFlux
-from solver_adapters.evaluation import evaluate_fluxes
-from solver_adapters.load_stepping import Solved, StepRecord, load_steps
-from solver_adapters.mandel import from_mandel, mandel
-from solver_adapters.quadrature import QuadraturePoints
-from solver_adapters.snes import REASONS, ForceScale, check_prefix, default_options, options_database
+from solver_adapters.macro.closure_flux import ClosureFlux
+from solver_adapters.macro.evaluation import evaluate_fluxes
+from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
+from solver_adapters.macro.mandel import from_mandel, mandel
+from solver_adapters.macro.quadrature import QuadraturePoints
+from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options
+from solver_adapters.petsc_options import options_database
 
 __all__ = [
     "ClosureFlux",
@@ -61,8 +69,8 @@ class MultiscaleProblem:
         petsc_options_prefix: prefix of this solver's PETSc options, ends in "_".
         fluxes: the closure fluxes in the residual.
         bcs: Dirichlet conditions; their values may change between solves.
-        petsc_options: options without prefix. They override the defaults of :mod:`solver_adapters.snes`; options given
-            on the command line or in PETSc's database override both. They do not stay in the database.
+        petsc_options: options without prefix. They override the defaults of :mod:`solver_adapters.macro.snes`; options
+            given on the command line or in PETSc's database override both. They do not stay in the database.
         J: UFL form of the Jacobian in place of the derived one.
         form_compiler_options: passed to FFCx.
         jit_options: passed to the just-in-time compiler.
@@ -98,6 +106,8 @@ class MultiscaleProblem:
         for flux in fluxes:
             if not flux.appears_in(residual):
                 raise ContractError(f"flux {flux.name!r} is not in the residual: use its .value there, or leave it out")
+        if forgotten := [flux.name for flux in ClosureFlux.all_in(residual) if flux not in fluxes]:
+            raise ContractError(f"the residual has the fluxes {forgotten}, which are not in fluxes=: pass them there")
         self.u, self.fluxes, self.bcs = u, list(fluxes), list(bcs)
         self.ledger = Ledger() if ledger is None else ledger
         self.comm = u.function_space.mesh.comm
@@ -133,13 +143,13 @@ class MultiscaleProblem:
         """
         guess = self.solution.copy()
         self._dt, self._error, self._failures = dt, None, (0, [])
-        self._force_scale.reset()
         self._x.array_w[:] = guess[: self._owned]
         with self.ledger.phase("step"), options_database(*self._options):
             self.snes.solve(None, self._x)
             solved = Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
             self.count("macro/iterations", solved.iterations)
             if self.snes.getConvergedReason() > 0 and self._set_iterate(self._x):
+                self._force_scale.keep()
                 return solved
         self.solution[:] = guess
         for flux in self.fluxes:

@@ -24,8 +24,8 @@ import numpy as np
 
 from coupling.contract import Array, Closure, Response, Status, check_response, finite_rows, usable
 from coupling.errors import ClosureError, ContractError
-from solver_adapters.micro_closure import MicroSimulationClosure
-from solver_adapters.micro_data import Fields, MicroData
+from solver_adapters.micro_manager.closure import MicroSimulationClosure
+from solver_adapters.micro_manager.data import Fields, MicroData
 
 __all__ = ["ClosureMicroSimulation", "MicroSimulationClosure", "micro_simulation"]
 
@@ -125,7 +125,8 @@ def micro_simulation(
 
     Args:
         closure: any object of the closure contract.
-        reads: gradient components in each of ``read_data_names``, see :class:`solver_adapters.micro_data.MicroData`.
+        reads: gradient components in each of ``read_data_names``, see
+            :class:`solver_adapters.micro_manager.data.MicroData`.
         writes: flux components and tangent entries in each of ``write_data_names``.
         output: called with the simulation where the Micro Manager calls ``output()``.
 

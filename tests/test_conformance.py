@@ -18,6 +18,7 @@ from coupling.closed_forms import (
     NeoHookean,
     StandardLinearSolid,
     StretchNeoHookean,
+    ThermoElastic,
     lame,
 )
 from coupling.conformance import array_checks, assert_conforms, check, law_checks
@@ -56,6 +57,8 @@ CONFORMING: dict[str, Closure] = {
     **LAWS,
     "steel": LinearElastic(*lame(210e9, 0.3)),
     "Conduction": Conduction([[2.0, 0.3], [0.3, 1.0]]),
+    "ThermoElastic 2D": ThermoElastic(MU, LMBDA, 0.1, 2),
+    "ThermoElastic 3D": ThermoElastic(MU, LMBDA, 0.1, 3),
     "StandardLinearSolid 2D": solid(2),
     "StandardLinearSolid 3D": solid(3),
     "ClosedFormSurrogate": box(NeoHookean(MU, LMBDA), 0.2),

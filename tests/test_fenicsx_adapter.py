@@ -237,6 +237,7 @@ def test_ranks_without_cells():
     assert WORLD.allreduce(P.points.n) == 6
     assert np.isfinite(u.x.array).all() and largest(u.x.array) > 0.19
     assert largest(P.cell_average(ufl.det(deformation(u))).x.array) > 1.0
+    assert P.points.coordinates().shape == (P.points.n, 2)
 
 
 def test_newton_converges_quadratically():
@@ -547,8 +548,8 @@ def test_arguments_that_do_not_fit_are_named():
         ClosureFlux(F, LinearElastic(MU, LMBDA), dx)
     with pytest.raises(ContractError, match="quadrature degree, got None"):
         ClosureFlux(F, law, ufl.dx)
-    with pytest.raises(ContractError, match="exterior_facet"):
-        ClosureFlux(F, law, ufl.ds(degree=2))
+    with pytest.raises(ContractError, match="interior_facet"):
+        ClosureFlux(F, law, ufl.dS(degree=2))
     with pytest.raises(ContractError, match="no subdomain_data"):
         ClosureFlux(F, law, dx(3))
     with pytest.raises(ContractError, match="depends on no Function"):
@@ -559,6 +560,8 @@ def test_arguments_that_do_not_fit_are_named():
     residual = ufl.inner(P.value, ufl.grad(v)) * dx
     with pytest.raises(ContractError, match="'other' is not in the residual"):
         MultiscaleProblem(residual, u, fluxes=[P, other], petsc_options_prefix="a_")
+    with pytest.raises(ContractError, match=r"has the fluxes \['flux'\], which are not in fluxes="):
+        MultiscaleProblem(residual, u, petsc_options_prefix="a_")
     for prefix in ("cook", "", "_", "-cook_"):
         with pytest.raises(ContractError, match=f"ends in '_', .* got {prefix!r}"):
             MultiscaleProblem(residual, u, fluxes=[P], petsc_options_prefix=prefix)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coupling import ContractError, Ledger, StepError
-from solver_adapters.load_stepping import Solved, StepRecord, load_steps
+from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 
 
 class Spring:

@@ -21,7 +21,7 @@ from coupling.closed_forms import LinearElastic, NeoHookean, StandardLinearSolid
 from coupling.conformance import assert_conforms
 from coupling.contract import mandel_components, tensor_components
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem
-from solver_adapters.micro_state import StateLayout
+from solver_adapters.micro_manager.state import StateLayout
 from solver_adapters.precice_micro import MicroSimulationClosure, micro_simulation
 
 SOLID = StandardLinearSolid(1.0, 2.0, branch_mu=0.7, branch_lmbda=0.3, relaxation_time=0.4, dim=3)

@@ -1,4 +1,4 @@
-"""Linear laws in closed form: elasticity, viscoelasticity, conduction.
+"""Linear laws in closed form: elasticity, thermoelasticity, viscoelasticity, conduction.
 
 2D elasticity is plane strain. A gradient that is not finite is INADMISSIBLE.
 """
@@ -66,6 +66,40 @@ class LinearElastic:
         stress = strain @ self.stiffness
         tangent, work = _repeated(self.stiffness, n), _half_work(strain, stress)
         response = Response(stress, tangent, np.zeros(n, np.int8), energy=work)
+        return mark_unusable(response, bad, Status.INADMISSIBLE)
+
+
+class ThermoElastic:
+    """Isotropic linear thermoelasticity of two operands, σ = C ε − α (3λ + 2μ) θ 1 of (ε, θ), in Mandel form.
+
+    θ is the temperature above that of the reference state. The tangent (C, −α (3λ + 2μ) 1) is not square.
+
+    Args:
+        mu: shear modulus μ.
+        lmbda: Lamé's λ.
+        expansion: α, strain per temperature.
+        dim: 2 (plane strain, where the expansion across the plane is held back) or 3.
+    """
+
+    def __init__(self, mu: float, lmbda: float, expansion: float, dim: int = 2) -> None:
+        C = isotropic_stiffness(mu, lmbda, dim)
+        thermal = np.zeros(len(C))
+        thermal[:dim] = expansion * (3.0 * lmbda + 2.0 * mu)
+        self.tangent = np.column_stack((C, -thermal))
+        self.spec = ClosureSpec(
+            gradient=(*mandel_components("ε", dim), "θ"),
+            flux=mandel_components("σ", dim),
+            reference=(0.0,) * (len(C) + 1),
+        )
+
+    def initial_state(self, n: int) -> None:
+        """No state."""
+
+    def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
+        """σ (n, k) at (ε, θ) = ``gradient`` (n, k + 1)."""
+        n = check_arguments(self.spec, gradient, state, hint)
+        finite, bad = _finite_or_zero(gradient)
+        response = Response(finite @ self.tangent.T, _repeated(self.tangent, n), np.zeros(n, np.int8))
         return mark_unusable(response, bad, Status.INADMISSIBLE)
 
 

@@ -15,9 +15,9 @@ from petsc4py import PETSc
 import numpy as np
 from dolfinx import cpp
 
-from solver_adapters.energies import NeoHookean
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_meshes import UnitCell, centred_fibre, centred_void
+from solver_adapters.rve.energies import NeoHookean
+from solver_adapters.rve.meshes import UnitCell, centred_fibre, centred_void
 from tests.benchmarks.timing import interleaved, show, write_json
 
 CELLS: dict[str, Callable[[], UnitCell]] = {
@@ -65,7 +65,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         coefficients = problem._pack(GRADIENT[0], w)
         problem.assemble_stiffness(coefficients)
         r = np.zeros(problem.n)
-        cpp.fem.assemble_vector(r, plain._cpp_object, problem._constants, coefficients)
+        cpp.fem.assemble_vector(r, plain._cpp_object, problem._constants[problem._residual], coefficients)
 
     def newton_iteration() -> None:
         B = problem.linearise(GRADIENT[0], w).right
@@ -74,9 +74,11 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     def tangent() -> None:
         coefficients = problem._pack(GRADIENT[0], w)
         right = np.zeros_like(system.right)
-        cpp.fem.assemble_vector(right.reshape(-1), problem._residual._cpp_object, problem._constants, coefficients)
+        constants = problem._constants
+        residual, fluxes = problem._residual, problem._flux
+        cpp.fem.assemble_vector(right.reshape(-1), residual._cpp_object, constants[residual], coefficients)
         flux = np.zeros((1 + rve.spec.k, rve.spec.k))
-        cpp.fem.assemble_vector(flux.reshape(-1), problem._flux._cpp_object, problem._constants, coefficients)
+        cpp.fem.assemble_vector(flux.reshape(-1), fluxes._cpp_object, constants[fluxes], coefficients)
         flux[1:] -= right[:, 1:].T @ factor.solve(right)[:, 1:]
 
     plain = problem.residual_form()

@@ -18,7 +18,7 @@ def fluctuation(rve: PeriodicRVE, row: Array) -> Any:
 
 
 def local_flux(rve: PeriodicRVE, row: Array) -> Any:
-    """Cell averages of the local flux ∂W/∂(local gradient), such as the Piola–Kirchhoff stress, as a DG0 function.
+    """Cell averages of the local flux ± ∂W/∂(local gradient), such as the Piola–Kirchhoff stress, as a DG0 function.
 
     Args:
         rve: the RVE.
@@ -26,12 +26,14 @@ def local_flux(rve: PeriodicRVE, row: Array) -> Any:
     """
     mesh, tags = rve.cell.mesh, rve.cell.tags
     gradient = fem.Constant(mesh, rve.equilibrium(row).gradient)
-    local = ufl.variable(rve.kinematics.local(gradient, fluctuation(rve, row)))
+    *parameters, local = rve.kinematics.local(gradient, fluctuation(rve, row))
+    local = ufl.variable(local)
     dx = ufl.Measure("dx", mesh, subdomain_data=tags, metadata={"quadrature_degree": rve.problem.quadrature_degree})
     average = fem.Function(fem.functionspace(mesh, ("DG", 0, local.ufl_shape)), name="local flux")
     v, one = ufl.TestFunction(average.function_space), ufl.TestFunction(fem.functionspace(mesh, ("DG", 0)))
     laws = {tag: law for tag, law in rve.materials.items() if (tags.values == tag).any()}
-    integral = sum(ufl.inner(ufl.diff(law(local), local), v) * dx(tag) for tag, law in laws.items())
+    sign = rve.kinematics.sign
+    integral = sum(sign * ufl.inner(ufl.diff(law(*parameters, local), local), v) * dx(tag) for tag, law in laws.items())
     fem.assemble_vector(average.x.array, fem.form(integral))
     volume = fem.assemble_vector(fem.form(one * dx)).array
     average.x.array[:] = (average.x.array.reshape(len(volume), -1) / volume[:, None]).reshape(-1)

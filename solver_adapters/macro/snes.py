@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from mpi4py import MPI
@@ -48,39 +46,25 @@ def check_prefix(prefix: str) -> None:
         raise ContractError(f"petsc_options_prefix must be a name that ends in '_', such as 'cook_', got {prefix!r}")
 
 
-@contextmanager
-def options_database(prefix: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """Put options under the prefix into PETSc's database for the enclosed block, where the user has not set them."""
-    database = PETSc.Options()
-    added = {prefix + name: value for name, value in options.items() if not database.hasName(prefix + name)}
-    for name, value in added.items():
-        database[name] = value
-    try:
-        yield
-    finally:
-        for name in added:
-            database.delValue(name)
-
-
 class ForceScale:
     """Convergence of a Newton iteration measured on the scale of the forces: ‖F‖ ≤ max(atol, rtol·scale).
 
-    The scale is the largest norm, over the iterates of one solve, of the residual before the rows of Dirichlet
-    conditions are replaced, that is including the reactions. PETSc's own test divides by the residual of the initial
-    guess, which a good guess makes so small that round-off never gets below. ``-snes_rtol``, ``-snes_atol`` and
-    ``-snes_stol`` are read from SNES as usual.
+    The scale is the norm of the iterate's residual before the rows of Dirichlet conditions are replaced, that is
+    including the reactions, or that of the last solution where it is larger (a body that is unloaded has no reactions
+    left). PETSc's own test divides by the residual of the initial guess, which a good guess makes so small that
+    round-off never gets below. ``-snes_rtol``, ``-snes_atol`` and ``-snes_stol`` are read from SNES as usual.
     """
 
     def __init__(self) -> None:
-        self.scale = 0.0
+        self.scale = self._least = 0.0
 
-    def reset(self) -> None:
-        """Begin a new solve."""
-        self.scale = 0.0
+    def keep(self) -> None:
+        """Keep the scale of a solution as the least scale of the next solve."""
+        self._least = self.scale
 
     def enter(self, norm: float) -> None:
-        """Enter the norm of a residual with reactions."""
-        self.scale = max(self.scale, norm)
+        """Enter the norm of the residual with reactions at the present iterate."""
+        self.scale = max(self._least, norm)
 
     def __call__(self, snes: PETSc.SNES, iteration: int, norms: tuple[float, float, float]) -> int:
         """SNES convergence test; norms are those of iterate, last step and residual."""

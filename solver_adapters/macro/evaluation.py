@@ -11,7 +11,7 @@ import numpy as np
 from coupling.agreement import together
 from coupling.contract import Array
 from coupling.ledger import Ledger
-from solver_adapters.closure_flux import ClosureFlux
+from solver_adapters.macro.closure_flux import ClosureFlux
 
 
 def evaluate_fluxes(fluxes: Sequence[ClosureFlux], dt: float, comm: MPI.Comm, ledger: Ledger) -> int:

@@ -18,8 +18,8 @@ from coupling.contract import (
     mark_unusable,
 )
 from coupling.errors import ContractError
-from solver_adapters.micro_data import Fields, MicroData
-from solver_adapters.micro_state import StateLayout
+from solver_adapters.micro_manager.data import Fields, MicroData
+from solver_adapters.micro_manager.state import StateLayout
 
 
 class MicroSimulationClosure:
@@ -36,7 +36,7 @@ class MicroSimulationClosure:
         spec: components of gradient and flux, reference, units, and whether the flux depends on history and the tangent
             is symmetric; its ``state_size`` is found out.
         reads: gradient components in each datum that ``solve`` is given, see
-            :class:`solver_adapters.micro_data.MicroData`.
+            :class:`solver_adapters.micro_manager.data.MicroData`.
         writes: flux components and tangent entries in each datum that ``solve`` returns.
         step: h, in the unit of the gradient; larger for simulations that iterate to a loose tolerance ε: h ≈ ε^(1/3).
         sim_id: id of the instance.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array, Closure, Response, Status
 from coupling.errors import ContractError
-from solver_adapters.quadrature import QuadraturePoints
+from solver_adapters.macro.facet_points import FacetPoints
+from solver_adapters.macro.quadrature import QuadraturePoints
 
 
 class ClosureFlux:
@@ -23,15 +24,21 @@ class ClosureFlux:
         P = ClosureFlux(F, closure, dx)
         residual = ufl.inner(P.value, ufl.grad(v)) * P.dx
 
-    Flux and tangent live at the quadrature points of the measure, on the owned cells. Nothing is evaluated here:
+    On a boundary the same with an exterior facet measure, for film, contact or cohesive laws::
+
+        q = ClosureFlux(theta, film, ds(1))
+        residual += q.value * v * ds(1)
+
+    Flux and tangent live at the quadrature points of the measure, each of them on one rank. Nothing is evaluated here:
     :class:`solver_adapters.fenicsx.MultiscaleProblem` does that once per Newton iterate.
 
     Args:
         operand: UFL expression (scalar, vector or tensor), or a list of them, with k components together in the order
             of ``closure.spec.gradient``: one after the other, tensors row by row; symmetric ones in Mandel form, by
-            :func:`solver_adapters.mandel.mandel`.
+            :func:`solver_adapters.macro.mandel.mandel`.
         closure: any object of the closure contract.
-        dx: cell measure with a quadrature degree, see :class:`QuadraturePoints`.
+        dx: cell or exterior facet measure with a quadrature degree, see :class:`QuadraturePoints` and
+            :class:`solver_adapters.macro.facet_points.FacetPoints`.
         shape: shape of ``value``. By default () for one flux component, the operand's own shape where that has as many
             components as the flux, else (m,).
         name: name in error messages and output files.
@@ -66,8 +73,10 @@ class ClosureFlux:
         if not functions:
             raise ContractError(f"the operand of {name!r} depends on no Function: {operand}")
         self.closure, self.name, self.dx = closure, name, dx
-        self.points = QuadraturePoints(functions[0].function_space.mesh, dx)
+        points = QuadraturePoints if dx.integral_type() == "cell" else FacetPoints
+        self.points = points(functions[0].function_space.mesh, dx)
         self._flux = self.points.function((spec.m,), name)
+        self._flux.closure_flux = self
         self._tangent = self.points.function((spec.m, spec.k), f"{name}_tangent")
         self._flux_rows = self.points.rows(self._flux.function_space)
         self._tangent_rows = self.points.rows(self._tangent.function_space)
@@ -97,9 +106,14 @@ class ClosureFlux:
         """Whether the form contains this flux."""
         return self._flux in form.coefficients()
 
+    @staticmethod
+    def all_in(form: ufl.Form) -> list[ClosureFlux]:
+        """The fluxes that the form contains."""
+        return [f.closure_flux for f in form.coefficients() if hasattr(f, "closure_flux")]
+
     def operand_values(self) -> Array:
         """Gradients (n, k) at the points for the present values of everything the operand depends on."""
-        values = self._expression.eval(self.points.mesh, self.points.cells)
+        values = self._expression.eval(self.points.mesh, self.points.entities)
         return np.ascontiguousarray(values, dtype=np.float64).reshape(self.points.n, self.closure.spec.k)
 
     def is_stale(self, gradient: Array, dt: float) -> bool:
@@ -141,17 +155,16 @@ class ClosureFlux:
         failed = np.flatnonzero(self._response.status > Status.FALLBACK)[:at_most]
         if not failed.size:
             return []
-        per_cell, where = self.points.reference.shape[0], self.points.coordinates()
-        rank = self.points.mesh.comm.rank
+        where, rank = self.points.coordinates(), self.points.mesh.comm.rank
         return [
-            f"{self.name}: rank {rank}, cell {self.points.cells[i // per_cell]}, point {i % per_cell}, "
+            f"{self.name}: rank {rank}, {self.points.place(i)}, "
             f"x = {_numbers(where[i])}, {', '.join(self.closure.spec.gradient)} = {_numbers(self.gradient[i])}: "
             f"{Status(self._response.status[i]).message}"
             for i in failed
         ]
 
     def cell_average(self, expression: Any = None, name: str | None = None) -> fem.Function:
-        """Averages over the cells, ∫ e dx / ∫ dx, as a DG0 Function for Paraview (collective).
+        """Averages over the cells (or their facets in the measure), ∫ e dx / ∫ dx, as a DG0 Function (collective).
 
         Args:
             expression: UFL expression e, by default ``value``. Cells outside of the measure's subdomain are zero.

@@ -1,0 +1,1 @@
+"""What an RVE is made of: unit cells, materials, kinematics, boundary conditions, the discrete problem."""

@@ -1,0 +1,185 @@
+"""The discrete RVE problem: fluctuation w, macroscopic gradient g = (p, e) ∈ ℝᵏ, average potential W(g, w).
+
+    r = |Y| ∂W/∂w,  K = |Y| ∂²W/∂w²,  L = |Y| ∂²W/∂w∂g,  T = ∂W/∂e,  D = ∂²W/∂e∂g
+
+with W averaged over the period Y, voids included; r, K and L are integrals, so that the compiled forms know nothing of
+the volume |Y|. Residual and coupling are assembled together, flux and its explicit derivative too, so that one
+linearisation costs three passes over the cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ufl
+from dolfinx import cpp, fem, la
+
+from coupling.contract import Array
+from coupling.errors import ContractError
+from solver_adapters.rve.boundary import Border, Boundary, fluctuation_blocks, uniform_border
+from solver_adapters.rve.energies import Energy
+from solver_adapters.rve.kinematics import Kinematics
+from solver_adapters.rve.periodic import Period, constant_space, identified
+from solver_adapters.rve.unit_cells import UnitCell
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The RVE problem linearised at (g, w), except for K, which is left in the shared matrix.
+
+    Args:
+        right: (n, 1 + k + c), the residual r, the coupling L and the c columns of a border, side by side.
+        flux: (m,), T.
+        tangent: (m, k), D.
+    """
+
+    right: Array
+    flux: Array
+    tangent: Array
+
+
+class CellProblem:
+    """Forms of one RVE, compiled once; every evaluation overwrites the matrix :attr:`K`.
+
+    Args:
+        cell: mesh and tags.
+        materials: energy density for each cell tag.
+        kinematics: how g and w make the argument of the energies.
+        boundary: which fluctuations are permitted.
+        degree: polynomial degree of the fluctuation.
+        quadrature_degree: exactness of the quadrature of all terms.
+
+    Raises:
+        ContractError: a tag without material.
+        MeshError: a mesh that does not fit the boundary condition.
+    """
+
+    def __init__(
+        self,
+        cell: UnitCell,
+        materials: Mapping[int, Energy],
+        kinematics: Kinematics,
+        *,
+        boundary: Boundary,
+        degree: int,
+        quadrature_degree: int,
+    ) -> None:
+        self.quadrature_degree = quadrature_degree
+        present = set(np.unique(cell.tags.values).tolist())
+        if missing := sorted(present - set(materials)):
+            raise ContractError(f"cells with tag {missing} have no material, only tags {sorted(materials)} have one")
+        mesh, dim = cell.mesh, cell.mesh.geometry.dim
+        self.spec = kinematics.spec(dim, flux_unit="1")
+        k, shape, period = self.spec.k, kinematics.field_shape(dim), cell.period
+        self.full_space = fem.functionspace(mesh, ("Lagrange", degree, shape))
+        points = self.full_space.tabulate_dof_coordinates()[:, :dim]
+        self.blocks = fluctuation_blocks(boundary, points, period, open_faces=cell.open_faces)
+        space = identified(self.full_space, self.blocks)
+        self.w, self.g = fem.Function(space), fem.Function(constant_space(mesh, k))
+        self.n = self.w.x.array.size
+        dx = ufl.Measure("dx", mesh, subdomain_data=cell.tags, metadata={"quadrature_degree": quadrature_degree})
+        local = kinematics.local(self.g, self.w)
+        self.volume = period.volume
+        energy = sum(law(*local) * dx(tag) for tag, law in materials.items() if tag in present)
+
+        columns = identified(fem.functionspace(mesh, ("Lagrange", degree, (*(shape or (1,)), 1 + k))), self.blocks)
+        self._compile(energy, ufl.TestFunction(columns), ufl.TestFunction(constant_space(mesh, self.spec.m * (1 + k))))
+        bs = space.dofmap.bs
+        held = np.zeros(1, dtype=np.int32)
+        self._pinned = fem.dirichletbc(fem.Constant(mesh, np.zeros(shape)), held, space)
+        self._gauge = slice(0, bs)
+        self.K = fem.create_matrix(self._stiffness, la.BlockMode.expanded)  # type: ignore[attr-defined]
+        self.border: Border | None = None
+        self.constant = not self._stiffness._cpp_object.coefficients
+        rest = np.array(self.spec.reference), np.zeros(self.n)
+        if boundary == "uniform":
+            self.assemble_stiffness(self._pack(*rest, self._stiffness))
+            self._set_border(period)
+        if self.constant:
+            self.assemble_stiffness(self._pack(*rest, self._stiffness))
+
+    def _set_border(self, period: Period) -> None:
+        rows = np.repeat(np.arange(self.n), np.diff(self.K.indptr))
+        diagonal = np.flatnonzero(rows == self.K.indices)
+        self.border = uniform_border(self.full_space, period, float(self.K.data[diagonal].max()))
+        self._sprung = diagonal[self.border.springs]
+
+    def _compile(self, energy: Any, v: Any, q: Any) -> None:
+        self._average = energy
+        k, m = self.spec.k, self.spec.m
+        directions = [ufl.as_vector([float(i == j) for i in range(k)]) for j in range(k)]
+        residual = ufl.derivative(energy, self.w, _column(v, 0, self.w))
+        flux = ufl.derivative(energy, self.g, _block(q, 0, k, m))
+        for j, e in enumerate(directions, start=1):
+            residual += ufl.derivative(ufl.derivative(energy, self.w, _column(v, j, self.w)), self.g, e)
+            flux += ufl.derivative(ufl.derivative(energy, self.g, _block(q, j, k, m)), self.g, e)
+        self._residual, self._flux, self._energy = fem.form(residual), fem.form(flux), fem.form(energy)
+        self._stiffness = fem.form(ufl.derivative(ufl.derivative(energy, self.w), self.w))
+        forms = (self._residual, self._flux, self._energy, self._stiffness)
+        self._constants = {form: cpp.fem.pack_constants(form._cpp_object) for form in forms}
+        used = [form._cpp_object.coefficients for form in (self._residual, self._flux, self._stiffness)]
+        self._alike = used[0] == used[1] == used[2]
+
+    def residual_form(self) -> Any:
+        """The residual alone as a compiled form, for comparison and plain Newton methods."""
+        return fem.form(ufl.derivative(self._average, self.w))
+
+    def linearise(self, gradient: Array, fluctuation: Array) -> Linearisation:
+        """Assemble r, L, T, D and, in :attr:`K`, the stiffness at g (k,) and w (n,)."""
+        k, m = self.spec.k, self.spec.m
+        residual = flux_values = stiffness = self._pack(gradient, fluctuation)
+        if not self._alike:
+            flux_values, stiffness = (cpp.fem.pack_coefficients(f._cpp_object) for f in (self._flux, self._stiffness))
+        right, flux = np.zeros((self.n, 1 + k)), np.zeros((1 + k, m))
+        cpp.fem.assemble_vector(
+            right.reshape(-1), self._residual._cpp_object, self._constants[self._residual], residual
+        )
+        cpp.fem.assemble_vector(flux.reshape(-1), self._flux._cpp_object, self._constants[self._flux], flux_values)
+        if not self.constant:
+            self.assemble_stiffness(stiffness)
+        right[self._gauge] = 0.0
+        columns = right if self.border is None else np.hstack([right, self.border.columns])
+        flux /= self.volume
+        return Linearisation(columns, flux[0], flux[1:].T)
+
+    def assemble_stiffness(self, coefficients: Any) -> None:
+        """Overwrite :attr:`K`; the rows and columns of the pinned block are those of the identity."""
+        form, pinned = self._stiffness._cpp_object, [self._pinned._cpp_object]
+        self.K.data.fill(0.0)
+        cpp.fem.assemble_matrix(self.K._cpp_object, form, self._constants[self._stiffness], coefficients, pinned)
+        cpp.fem.insert_diagonal(self.K._cpp_object, form.function_spaces[0], pinned, 1.0)
+        if self.border is not None:
+            self.K.data[self._sprung] += self.border.stiffness
+
+    def energy(self, gradient: Array, fluctuation: Array) -> float:
+        """Average energy density W(g, w)."""
+        coefficients = self._pack(gradient, fluctuation, self._energy)
+        return (
+            float(cpp.fem.assemble_scalar(self._energy._cpp_object, self._constants[self._energy], coefficients))
+            / self.volume
+        )
+
+    def full_function(self, values: Array) -> Any:
+        """Function of the ordinary Lagrange space that equals the fluctuation with values (n,)."""
+        function = fem.Function(self.full_space)
+        bs = self.full_space.dofmap.bs
+        function.x.array[:] = values.reshape(-1, bs)[self.blocks].reshape(-1)
+        return function
+
+    def _pack(self, gradient: Array, fluctuation: Array, form: Any = None) -> Any:
+        self.g.x.array[:] = gradient
+        self.w.x.array[:] = fluctuation
+        return cpp.fem.pack_coefficients((form or self._residual)._cpp_object)
+
+
+def _column(v: Any, j: int, w: Any) -> Any:
+    """Column j of a matrix-valued test function, in the shape of the field w."""
+    return ufl.as_vector([v[i, j] for i in range(w.ufl_shape[0])]) if w.ufl_shape else v[0, j]
+
+
+def _block(q: Any, j: int, k: int, m: int) -> Any:
+    """Variation of g = (p, e) in e alone, by the j-th block of m test functions."""
+    return ufl.as_vector([0.0] * (k - m) + [q[m * j + i] for i in range(m)])
