@@ -11,7 +11,7 @@ from coupling.serving.loading import named
 
 COMMANDS = {
     "info": "coupling.info:info",
-    "rve": "solver_adapters.rve_command:rve",
+    "rve": "solver_adapters.rve.command:rve",
     "sample": "surrogates.sample_command:sample",
     "train": "surrogates.train_command:train",
     "check": "surrogates.check_command:check",

@@ -20,7 +20,7 @@ from coupling.terminal import INTERRUPTED, answer, errors_told, numbers, say
 if TYPE_CHECKING:
     from surrogates.dataset import Dataset
 
-RVE = "solver_adapters.rve_choice:chosen_rve"
+RVE = "solver_adapters.rve.choice:chosen_rve"
 """Makes the fine scale of a cell's name; named, since surrogates do without solvers."""
 
 

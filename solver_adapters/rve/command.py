@@ -15,7 +15,7 @@ from coupling.errors import ClosureError, ContractError
 from coupling.polar import admissible, polar
 from coupling.stretch import StretchFrame
 from coupling.terminal import answer, errors_told, numbers
-from solver_adapters.rve_choice import chosen_rve
+from solver_adapters.rve.choice import chosen_rve
 
 if TYPE_CHECKING:
     from solver_adapters.fenicsx_rve import PeriodicRVE
@@ -91,7 +91,7 @@ def _solved(frame: StretchFrame, F: Array) -> Response:
 
 
 def _draw(fine: PeriodicRVE, F: Array, here: Response, picture: Path) -> None:
-    from solver_adapters.rve_picture import draw_rve
+    from solver_adapters.rve.picture import draw_rve
 
     assert here.state is not None
     draw_rve(fine, here.state[0], picture, rotation=polar(F)[0][0])

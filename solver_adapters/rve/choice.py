@@ -47,23 +47,18 @@ def chosen_rve(
     _check_options(cell, {"--fraction": fraction, "--size": size}, tag_name)
     laws = {tag: (law, moduli) for tag, law, moduli in map(_material, materials or _default(cell))}
     try:
-        from solver_adapters import energies, rve_meshes
         from solver_adapters.fenicsx_rve import PeriodicRVE
+        from solver_adapters.rve import energies, meshes
     except ImportError as error:
         raise MissingPackageError(f"an RVE needs DOLFINx and meshio ({error}): twoscale info tells how") from error
     if cell in GENERATED:
         given = {key: value for key, value in (("fraction", fraction), ("size", size)) if value is not None}
-        unit_cell = getattr(rve_meshes, GENERATED[cell])(**given)
+        unit_cell = getattr(meshes, GENERATED[cell])(**given)
     else:
-        unit_cell = rve_meshes.read_unit_cell(cell, tag_name=tag_name)
+        unit_cell = meshes.read_unit_cell(cell, tag_name=tag_name)
     built = {tag: getattr(energies, MATERIALS[law])(*moduli) for tag, (law, moduli) in laws.items()}
-    # On simplices the RVE's default integrates ∇w⊗∇w exactly; on tensor-product cells it would leave hourglass modes.
-    simplices = unit_cell.mesh.topology.cell_name() in ("triangle", "tetrahedron")
-    quadrature = None if simplices else 2 * degree
     try:
-        return PeriodicRVE(
-            unit_cell, built, degree=degree, quadrature_degree=quadrature, energy=True, flux_unit=flux_unit
-        )
+        return PeriodicRVE(unit_cell, built, degree=degree, energy=True, flux_unit=flux_unit)
     except ArithmeticError as error:
         raise MeshError(f"{cell}: {error}") from error
 

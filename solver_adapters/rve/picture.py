@@ -11,7 +11,7 @@ from coupling.contract import Array
 from coupling.errors import ContractError, MissingPackageError
 from coupling.polar import mandel_basis
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve_fields import fluctuation, local_flux
+from solver_adapters.rve.fields import fluctuation, local_flux
 
 try:
     from matplotlib.figure import Figure
