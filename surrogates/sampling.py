@@ -9,10 +9,12 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import qmc
 
@@ -21,7 +23,13 @@ from coupling.contract import Array, Closure, Response, Status, usable
 from coupling.errors import ClosureError, ContractError
 from coupling.polar import positive_definite
 from surrogates.dataset import Dataset
+from surrogates.interrupts import Interrupts
+from surrogates.partial_samples import PartialSamples
 from surrogates.stretch_space import StretchBox, check_stretch_spec, stretch_reference
+
+
+class SamplingInterrupted(KeyboardInterrupt):
+    """Ctrl-C reached a rank; raised on every rank, when the batches that were finished are kept."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,12 @@ def sample(
     batch: int = 32,
     provenance: dict[str, Any] | None = None,
     progress: bool = True,
+    keep: str | Path | None = None,
 ) -> Dataset:
     """Evaluate a closure over a design (collective) and return the same data set on every rank.
 
-    The design is cut into batches, the same ones for every number of ranks, and the ranks take them in turn. Every
-    point starts from ``closure.initial_state``. Points that are not usable are dropped, counted in
+    The design is cut into batches, the same ones for every number of ranks, and the ranks take those that are due in
+    turn. Every point starts from ``closure.initial_state``. Points that are not usable are dropped, counted in
     ``provenance["dropped"]`` and warned about.
 
     Args:
@@ -92,26 +101,54 @@ def sample(
         batch: points per call, which is also how often the progress bar moves.
         provenance: description of the RVE and of the closure, kept with the data.
         progress: whether rank 0 shows a progress bar.
+        keep: folder, seen by all ranks, for finished batches: a later call of the same closure, provenance and dt goes
+            on from there, on any number of ranks. None keeps nothing. The caller deletes it.
 
     Raises:
         ContractError: where the closure is not one of stretches, or gives no energy.
         ClosureError: where no point is usable.
+        ModelError: where ``keep`` holds samples of something else.
+        SamplingInterrupted: on every rank, where Ctrl-C reached one of them.
     """
     check_stretch_spec(closure.spec)
     if closure.spec.k != design.box.k:
         raise ContractError(
             f"the design has {design.box.k} components and the closure {closure.spec.k}: make one for the other"
         )
-    starts = range(comm.rank * batch, len(design.points), comm.size * batch)
+    batches = {start: design.points[start : start + batch] for start in range(0, len(design.points), batch)}
+    origin = {"spec": asdict(closure.spec), "dt": dt, "provenance": provenance or {}}
+    kept = None if keep is None else PartialSamples(keep, origin)
+    answers = {} if kept is None else kept.found(comm, batches)
+    due = [start for start in batches if start not in answers][comm.rank :: comm.size]
+    total = len(range(comm.rank, len(batches), comm.size))
 
-    def evaluate_share() -> dict[int, Response]:
-        with Progress(disable=not (progress and comm.rank == 0)) as bar:
-            tracked = bar.track(starts, description=f"sampling the fine scale at {len(design.points)} stretches")
-            return {start: _evaluate(closure, design.points[start : start + batch], dt) for start in tracked}
+    def evaluate_share(interrupts: Interrupts) -> tuple[dict[int, Response], bool]:
+        share: dict[int, Response] = {}
+        with Progress(console=Console(stderr=True), disable=not (progress and comm.rank == 0)) as bar:
+            description = f"sampling the fine scale at {len(design.points)} stretches"
+            task = bar.add_task(description, total=total, completed=total - len(due))
+            for start in due:
+                if kept is not None and kept.stopped():
+                    return share, True
+                try:
+                    with interrupts.raised():
+                        share[start] = _evaluate(closure, batches[start], dt)
+                except KeyboardInterrupt:
+                    if kept is not None:
+                        kept.stop()
+                    return share, True
+                if kept is not None:
+                    kept.add(start, batches[start], share[start])
+                bar.advance(task)
+        return share, False
 
-    answers: dict[int, Response] = {}
-    for share in comm.allgather(together(comm, evaluate_share)):
+    with Interrupts() as interrupts:
+        shares = comm.allgather(together(comm, lambda: evaluate_share(interrupts)))
+    for share, _ in shares:
         answers |= share
+    if any(interrupted for _, interrupted in shares):
+        done = sum(len(batches[start]) for start in answers)
+        raise SamplingInterrupted(f"interrupted with {done} of {len(design.points)} samples done")
     return _assemble(closure, design, [answers[start] for start in sorted(answers)], provenance or {}, comm.rank == 0)
 
 
