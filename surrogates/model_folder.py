@@ -57,11 +57,14 @@ def save_model(surrogate: EnergySurrogate, folder: str | Path) -> None:
     and nothing is left over.
 
     Raises:
-        ModelError: where the card has a value that :func:`load_model` would refuse; nothing is written then.
+        ModelError: where the card has a value that :func:`load_model` would refuse, or the folder is there and holds
+            something other than a model; nothing is written then.
         OSError: where the folder cannot be written.
         TypeError, ValueError: where provenance or training hold what JSON cannot.
     """
     folder = Path(folder).resolve()
+    if folder.exists() and not (folder / CARD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is there and no model folder, and is left alone: choose another name")
     weights = save(surrogate.potential.weights)
     card = _card_of(surrogate, weights)
     _check_card(folder, card)

@@ -401,3 +401,15 @@ def test_card_without_its_hash(folder):
 def test_card_that_is_no_card(folder, content):
     (folder / "card.json").write_bytes(content)
     refuse(folder, "card.json")
+
+
+def test_a_folder_that_is_no_model_is_left_alone(tmp_path, surrogate):
+    precious = tmp_path / "thesis" / "chapter.tex"
+    precious.parent.mkdir()
+    precious.write_text("\\section{}")
+    with pytest.raises(ModelError, match="no model folder, and is left alone"):
+        save_model(surrogate, precious.parent)
+    assert precious.read_text() == "\\section{}"
+    (tmp_path / "empty").mkdir()
+    save_model(surrogate, tmp_path / "empty")
+    load_model(tmp_path / "empty")
