@@ -38,7 +38,7 @@ class ExternalClosure:
 
     Args:
         closure: any object of the closure contract. Its gradient components are the operator's operands one after the
-            other, tensors row by row; symmetric tensors in Mandel form, by :func:`solver_adapters.macro.mandel.mandel`.
+            other, tensors row by row; symmetric tensors in Mandel form, by :func:`solver_adapters.mandel.mandel`.
         comm: communicator of the mesh.
         cells: positions, among the cells that operands are evaluated on (by default all local cells, ghosts last), of
             those where the closure is evaluated; elsewhere its flux is zero. By default everywhere. Owned cells are

@@ -35,9 +35,9 @@ from coupling.ledger import Ledger
 from solver_adapters.macro.closure_flux import ClosureFlux
 from solver_adapters.macro.evaluation import evaluate_fluxes
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
-from solver_adapters.macro.mandel import from_mandel, mandel
 from solver_adapters.macro.quadrature import QuadraturePoints
 from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options
+from solver_adapters.mandel import from_mandel, mandel
 from solver_adapters.petsc_options import options_database
 
 __all__ = [

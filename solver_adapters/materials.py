@@ -33,7 +33,7 @@ class ClosureMaterial:
 
     Each quantity among the components of the closure's specification is one block: F11, F12, F21, F22 the gradient
     "F" of 4 components, θ, g1, g2 the gradients "θ" and "g". Register vectors of these components, in their order:
-    tensors row by row, symmetric ones in Mandel form by :func:`solver_adapters.macro.mandel.mandel`. The internal state
+    tensors row by row, symmetric ones in Mandel form by :func:`solver_adapters.mandel.mandel`. The internal state
     variable "State" is the closure's state less its initial value, so that the zeros dolfinx_materials starts from are
     right.
 

@@ -35,7 +35,7 @@ class ClosureFlux:
     Args:
         operand: UFL expression (scalar, vector or tensor), or a list of them, with k components together in the order
             of ``closure.spec.gradient``: one after the other, tensors row by row; symmetric ones in Mandel form, by
-            :func:`solver_adapters.macro.mandel.mandel`.
+            :func:`solver_adapters.mandel.mandel`.
         closure: any object of the closure contract.
         dx: cell or exterior facet measure with a quadrature degree, see :class:`QuadraturePoints` and
             :class:`solver_adapters.macro.facet_points.FacetPoints`.

@@ -27,7 +27,7 @@ from coupling.closed_forms import isotropic_stiffness
 from coupling.contract import Array
 from coupling.errors import ContractError
 from coupling.polar import mandel_basis
-from solver_adapters.macro.mandel import mandel
+from solver_adapters.mandel import mandel
 
 Energy: TypeAlias = Callable[..., Any]
 

@@ -10,7 +10,8 @@ import ufl
 from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, mandel_components
-from coupling.polar import mandel_basis, positive_definite
+from coupling.polar import positive_definite
+from solver_adapters.mandel import from_mandel
 
 
 class Kinematics(Protocol):
@@ -66,7 +67,7 @@ class Stretch:
 
     def local(self, gradient: Any, fluctuation: Any) -> tuple[Any, ...]:
         """Deformation gradient U + ∇w."""
-        return (symmetric_tensor(gradient) + ufl.grad(fluctuation),)
+        return (from_mandel(gradient) + ufl.grad(fluctuation),)
 
     def admissible(self, gradient: Array) -> NDArray[np.bool_]:
         """Finite and positive definite U."""
@@ -90,7 +91,7 @@ class SmallStrain:
 
     def local(self, gradient: Any, fluctuation: Any) -> tuple[Any, ...]:
         """Strain ε̄ + sym ∇w."""
-        return (symmetric_tensor(gradient) + ufl.sym(ufl.grad(fluctuation)),)
+        return (from_mandel(gradient) + ufl.sym(ufl.grad(fluctuation)),)
 
     def admissible(self, gradient: Array) -> NDArray[np.bool_]:
         """Any finite strain."""
@@ -151,12 +152,6 @@ class ScalarField:
     def admissible(self, gradient: Array) -> NDArray[np.bool_]:
         """Any finite value and gradient."""
         return _finite(gradient)
-
-
-def symmetric_tensor(mandel: Any) -> Any:
-    """UFL tensor of a UFL vector of Mandel components."""
-    basis = mandel_basis(2 if len(mandel) == 3 else 3)
-    return sum(mandel[p] * ufl.as_tensor(tensor.tolist()) for p, tensor in enumerate(basis))
 
 
 def _axes(symbol: str, dim: int) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--rve", choices=CASES, help="only this RVE (default: all)")
     parser.add_argument("--small", action="store_true", help="only the 1,000-dof RVEs (two minutes instead of forty)")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions of runs under a minute; one of longer ones")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--json", type=Path, default=Path("results/bench_fe2.json"), help="where the result is written")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = []

@@ -110,7 +110,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--json", type=Path, default=Path("results/bench_rve.json"), help="where the result is written")
     parser.add_argument("--repeats", type=int, default=101, help="interleaved repetitions (default 101)")
     args = parser.parse_args()
     results = [measure(name, args.repeats if "fine" not in name else args.repeats // 4 + 1) for name in CELLS]

@@ -42,5 +42,6 @@ def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
     """Write a benchmark's result with the machine it ran on, where a path is given."""
     if path is None:
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     machine = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
     write_atomically(path, json.dumps({"machine": machine, **result}, indent=2) + "\n")
