@@ -118,7 +118,7 @@ class Dataset:
 
     def subset(self, index: Any) -> Dataset:
         """The samples of an index array or slice."""
-        parts = {name: np.ascontiguousarray(array[index]) for name, array in self.arrays.items()}
+        parts: dict[str, Any] = {name: np.ascontiguousarray(array[index]) for name, array in self.arrays.items()}
         return replace(self, **parts)
 
     def save(self, path: str | Path) -> None:

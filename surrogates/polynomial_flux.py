@@ -2,9 +2,9 @@
 
     q(g) = Σ_{|α| ≤ d} c_α x^α,   x = (g − centre)/(half width of the box)
 
-with its exact derivative as tangent. Where the closure's tangent is symmetric, the flux is the derivative of a polynomial
-potential of degree d + 1 instead, q = ∂Φ/∂g, and the surrogate's tangent is symmetric to round-off. Fitted by linear
-least squares to fluxes and tangents together, the mean over the samples of |δq|²/⟨|q|²⟩ + |δ∂q/∂x|²/⟨|∂q/∂x|²⟩.
+with its exact derivative as tangent. Where the closure's tangent is symmetric, the flux is the derivative of a
+polynomial potential of degree d + 1 instead, q = ∂Φ/∂g, and the surrogate's tangent is symmetric to round-off. Fitted by
+linear least squares to fluxes and tangents together, the mean over the samples of |δq|²/⟨|q|²⟩ + |δ∂q/∂x|²/⟨|∂q/∂x|²⟩.
 
 Energy surrogates (:mod:`surrogates.polynomial_energy`) know more about finite strain. This one serves where there is no
 energy, or none of stretches: conduction, (θ, ∇θ) ↦ q, small strain, several operands.
@@ -47,8 +47,8 @@ class FluxErrors:
 class PolynomialFlux:
     """The closure of this module's docstring.
 
-    A gradient outside the box is OUTSIDE_RANGE, one that is not finite INADMISSIBLE. ``uncertainty`` is the largest flux
-    error over the hold-out samples, no bound, and +∞ outside the box.
+    A gradient outside the box is OUTSIDE_RANGE, one that is not finite INADMISSIBLE. ``uncertainty`` is the largest
+    flux error over the hold-out samples, no bound, and +∞ outside the box.
 
     Args:
         spec: of the closure it stands for, which has no history.
@@ -69,7 +69,7 @@ class PolynomialFlux:
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """Flux q (n, m) and tangent ∂q/∂g (n, m, k) at the gradients (n, k)."""
         n, m, k = check_arguments(self.spec, gradient, state, hint), self.spec.m, self.spec.k
-        finite = np.isfinite(gradient).all(axis=1)
+        finite = np.asarray(np.isfinite(gradient).all(axis=1))
         x = np.where(finite[:, None], (gradient - self._centre) / self._scale, 0.0)
         values = np.empty((n, m + m * k))
         for start in range(0, n, _CHUNK):
@@ -164,8 +164,8 @@ def _derivatives(monomials: Monomials, k: int) -> list[sparse.csr_array]:
 def _least_squares(matrix: Array, targets: Array, degree: int, samples: int) -> Array:
     if len(matrix) < matrix.shape[1]:
         raise ContractError(
-            f"{samples} samples give {len(matrix)} equations for the {matrix.shape[1]} coefficients of degree {degree}: "
-            "sample more or lower the degree"
+            f"{samples} samples give {len(matrix)} equations for the {matrix.shape[1]} coefficients of degree "
+            f"{degree}: sample more or lower the degree"
         )
     norms = np.linalg.norm(matrix, axis=0)
     norms[norms == 0.0] = 1.0

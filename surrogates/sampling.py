@@ -22,10 +22,10 @@ from coupling.agreement import together
 from coupling.contract import Array, Closure, Response, Status, usable
 from coupling.errors import ClosureError, ContractError
 from coupling.polar import positive_definite
+from surrogates.box import Box
 from surrogates.dataset import Dataset
 from surrogates.interrupts import Interrupts
 from surrogates.partial_samples import PartialSamples
-from surrogates.box import Box
 from surrogates.stretch_space import StretchBox, check_stretch_spec, stretch_reference
 
 
