@@ -3,7 +3,7 @@
     q(g) = Σ_{|α| ≤ d} c_α x^α,   x = (g − centre)/(half width of the box)
 
 with its exact derivative as tangent. Where the closure's tangent is symmetric, the flux is the derivative of a
-polynomial potential of degree d + 1 instead, q = ∂Φ/∂g, and the surrogate's tangent is symmetric to round-off. Fitted by
+polynomial potential of degree d + 1 instead, q = ∂Φ/∂g, and the tangent is symmetric to round-off. Fitted by
 linear least squares to fluxes and tangents together, the mean over the samples of |δq|²/⟨|q|²⟩ + |δ∂q/∂x|²/⟨|∂q/∂x|²⟩.
 
 Energy surrogates (:mod:`surrogates.polynomial_energy`) know more about finite strain. This one serves where there is no
