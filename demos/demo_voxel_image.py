@@ -37,12 +37,12 @@ from surrogates import EnergySurrogate, load_model, sample, save_model, stretch_
 
 INTRODUCTION = (
     "A picture of a two-phase material becomes a representative volume element: its effective properties, between "
-    "their bounds, and Cook's membrane of that material, classically (the RVE at every quadrature point in every Newton "
-    "iteration) and with an energy network in the RVE's place."
+    "their bounds, and Cook's membrane of that material, classically (the RVE at every quadrature point in every "
+    "Newton iteration) and with an energy network in the RVE's place."
 )
 LAWS = {MATRIX: (1.0, 2.0), STIFF: (20.0, 40.0)}  # Lamé's μ and λ
 CONDUCTIVITIES = {MATRIX: 1.0, STIFF: 20.0}
-PIXELS, FRACTION, REFINEMENTS = 16, 0.4, (1, 2, 4)
+PIXELS, FRACTION, REFINEMENTS = 20, 0.4, (1, 2, 4)
 LOAD, STEPS = 0.3, 6
 LOWER, UPPER, SAMPLES = (0.85, 0.94, -0.09), (1.1, 1.1, 0.22), 300
 
