@@ -56,7 +56,7 @@ def create_rve(*, for_training: bool = False) -> PeriodicRVE:
     """
     laws = {1: SofteningSolid(*POLYMER), 2: isotropic(*GLASS, 3)}
     cell = sphere(fraction=0.3, size=0.5, order=2)
-    tolerance = 1e-14 if for_training else 1e-12
+    tolerance = 1e-12 if for_training else 1e-12
     return PeriodicRVE(
         cell, laws, SmallStrain(), quadrature_degree=2, energy=for_training, tolerance=tolerance, flux_unit="GPa"
     )

@@ -26,13 +26,14 @@ from solver_adapters.rve.fields import fluctuation, local_flux
 class Picture:
     """A triangulated field: corners (p, 2), their displacements (p, 2), triangles (c, 3), a value for each of these.
 
-    With one value for each corner instead, it is drawn smoothly.
+    Where it is ``smooth`` it has a value for each corner instead.
     """
 
     corners: Array
     displacement: Array
     triangles: NDArray[np.int64]
     values: Array
+    smooth: bool = False
 
     def draw(
         self,
@@ -45,14 +46,13 @@ class Picture:
     ) -> None:
         """Draw it deformed, with a colour bar."""
         x, y = (self.corners + self.displacement).T
-        smooth = len(self.values) == len(self.corners)
         colours = axes.tripcolor(
             Triangulation(x, y, self.triangles),
             self.values,
             cmap=cmap,
             vmin=smallest,
             vmax=largest,
-            **({"shading": "gouraud"} if smooth else {"edgecolors": "face"}),
+            **({"shading": "gouraud"} if self.smooth else {"edgecolors": "face"}),
         )
         axes.figure.colorbar(colours, ax=axes, label=label, shrink=0.8)
         axes.set_aspect("equal")
@@ -84,7 +84,8 @@ def picture(u: fem.Function | None, values: fem.Function, comm: MPI.Comm) -> Pic
     offsets = np.cumsum([0] + [len(p[0]) for p in parts[:-1]])
     triangles = np.vstack([p[2].astype(np.int64) + o for p, o in zip(parts, offsets, strict=True)])
     corners, displacement = (np.vstack([p[i] for p in parts]) for i in (0, 1))
-    return Picture(corners, displacement, triangles, np.concatenate([p[3] for p in parts]))
+    smooth = not values.function_space.element.basix_element.discontinuous
+    return Picture(corners, displacement, triangles, np.concatenate([p[3] for p in parts]), smooth)
 
 
 def _drawn_values(values: fem.Function, owned: int) -> Array:
