@@ -62,20 +62,18 @@ def better_start(
 ) -> tuple[Array, bool]:
     """The guess (N,) where it is admissible and its residual is lower than at the standard start, else that start.
 
-    ``residual_norm`` gives ‖r(y)‖ on the scale in which the iteration measures its convergence, and NaN or infinity where
-    y is not admissible (det F ≤ 0 at a quadrature point, say); where the unknowns are spread over ranks it is
-    collective and equal on all of them, and so is this function. It is not called for a guess that is not finite on
-    this rank: a collective one has to be told by the caller.
+    ``residual_norm`` gives ‖r(y)‖ on the scale in which the iteration measures its convergence, and NaN or infinity
+    where y is not admissible (not finite, det F ≤ 0 at a quadrature point). Where the unknowns are spread over ranks it
+    is collective and equal on all of them, and so is this function.
 
     Ledger: counts ``NAME/guesses used``, ``NAME/guesses refused``.
 
     Returns:
         The start and whether it is the guess.
     """
-    if np.isfinite(guess).all():
-        norm, reference = residual_norm(guess), residual_norm(standard)
-        if np.isfinite(norm) and not norm >= reference:
-            ledger.count(f"{name}/guesses used")
-            return guess, True
+    norm = residual_norm(guess)
+    if np.isfinite(norm) and not norm >= residual_norm(standard):
+        ledger.count(f"{name}/guesses used")
+        return guess, True
     ledger.count(f"{name}/guesses refused")
     return standard, False
