@@ -15,7 +15,7 @@ from coupling import Closure
 from coupling.contract import Array
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, from_mandel, mandel
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve.energies import isotropic
+from solver_adapters.rve.energies import Energy, isotropic
 from solver_adapters.rve.kinematics import SmallStrain
 from solver_adapters.rve.meshes import sphere
 
@@ -54,7 +54,7 @@ def create_rve(*, for_training: bool = False) -> PeriodicRVE:
 
     In a run the tolerance is loose, 1e-8 at strains of one per cent: the error of an energy goes with their square.
     """
-    laws = {1: SofteningSolid(*POLYMER), 2: isotropic(*GLASS, 3)}
+    laws: dict[int, Energy] = {1: SofteningSolid(*POLYMER), 2: isotropic(*GLASS, 3)}
     cell = sphere(fraction=0.3, size=0.5, order=2)
     tolerance = 1e-12 if for_training else 1e-12
     return PeriodicRVE(
@@ -84,7 +84,7 @@ class Beam:
 
     def deflection(self) -> float:
         """Mean downward displacement of the end face (collective)."""
-        return -self.problem.comm.allreduce(fem.assemble_scalar(self.end_average), op=MPI.SUM)
+        return -float(self.problem.comm.allreduce(fem.assemble_scalar(self.end_average), op=MPI.SUM))
 
 
 def cantilever(comm: MPI.Comm, closure: Closure) -> Beam:
@@ -94,7 +94,7 @@ def cantilever(comm: MPI.Comm, closure: Closure) -> Beam:
         comm: communicator of the macro problem.
         closure: strain ↦ stress, both in Mandel form.
     """
-    corners = [np.array([0.0, 0.0, -HEIGHT / 2]), np.array([LENGTH, WIDTH, HEIGHT / 2])]
+    corners = [[0.0, 0.0, -HEIGHT / 2], [LENGTH, WIDTH, HEIGHT / 2]]
     domain = mesh.create_box(comm, corners, [8, 1, 2], mesh.CellType.hexahedron)
     V = fem.functionspace(domain, ("Serendipity", 2, (3,)))
     u, v = fem.Function(V, name="displacement"), ufl.TestFunction(V)
@@ -142,11 +142,11 @@ def beam_theory(strain: Array, stress: Array, shear_modulus: float, forces: Arra
         shear_modulus: G.
         forces: (m,).
     """
-    z, weights = np.polynomial.legendre.leggauss(24)
-    z, weights = (z + 1) * HEIGHT / 4, weights * HEIGHT / 4  # over the upper half
+    nodes, weights = np.polynomial.legendre.leggauss(24)
+    z, dz = (nodes + 1) * HEIGHT / 4, weights * HEIGHT / 4  # over the upper half
     curvatures = np.linspace(0.0, strain[-1] / (HEIGHT / 2), 200)
-    moments = 2 * WIDTH * (np.interp(np.outer(curvatures, z), strain, stress) * z) @ weights
-    s, at = np.polynomial.legendre.leggauss(40)
-    s, at = (s + 1) * LENGTH / 2, at * LENGTH / 2  # distance from the tip
-    bending = np.array([(np.interp(F * s, moments, curvatures) * s) @ at for F in forces])
+    moments = 2 * WIDTH * (np.interp(np.outer(curvatures, z), strain, stress) * z) @ dz
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    s, ds = (nodes + 1) * LENGTH / 2, weights * LENGTH / 2  # distance from the tip
+    bending = np.array([(np.interp(F * s, moments, curvatures) * s) @ ds for F in forces])
     return np.asarray(bending + forces * LENGTH / (5 / 6 * shear_modulus * WIDTH * HEIGHT))

@@ -79,7 +79,7 @@ def stress_error(comm: MPI.Comm, classical: Beam, accelerated: Beam) -> float:
     exact, ours = classical.stress.response.flux, accelerated.stress.response.flux
     pairs = (np.linalg.norm(ours - exact, axis=1), np.linalg.norm(exact, axis=1))
     error, scale = (comm.allreduce(float(values.max(initial=0.0)), op=MPI.MAX) for values in pairs)
-    return error / scale
+    return float(error / scale)
 
 
 def bulk_bounds(fraction: float, stiffness: Array) -> tuple[float, float, float]:
@@ -119,9 +119,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     comm = MPI.COMM_WORLD
 
-    rve, strain = create_rve(for_training=True), np.linspace(0.0, 0.02, 21)
+    rve, strain = create_rve(for_training=True), np.asarray(np.linspace(0.0, 0.02, 21), dtype=np.float64)
     stress, stiffness = uniaxial(rve, strain), rve.reference.tangent
-    loads = np.linspace(0.0, 1.0, 21)
+    loads: Array = np.asarray(np.linspace(0.0, 1.0, 21), dtype=np.float64)
     theory = beam_theory(strain, stress, float(stiffness[4, 4]) / 2, FORCE * loads)
 
     training: dict[str, float] = {}

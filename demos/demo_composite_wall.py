@@ -115,7 +115,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     comm = MPI.COMM_WORLD
 
-    rve, theta = create_rve(COLD), np.linspace(COLD, HOT, 101)
+    rve, theta = create_rve(COLD), np.asarray(np.linspace(COLD, HOT, 101), dtype=np.float64)
     kappa = conductivities(rve, theta)
     slack = trace_slack(kappa, theta, rve.cell.fraction(INCLUSION))
     potential, depth = kirchhoff(theta, kappa)

@@ -116,7 +116,8 @@ def mean_laws(fraction: float) -> tuple[ClosedNeoHookean, ClosedNeoHookean]:
     """Homogeneous solids with the arithmetic means of μ and λ (no fluctuation at all: stiffer) and the harmonic."""
     one, two = (np.array(LAWS[tag]) for tag in (MATRIX, STIFF))
     arithmetic, harmonic = (1 - fraction) * one + fraction * two, 1 / ((1 - fraction) / one + fraction / two)
-    return ClosedNeoHookean(*map(float, arithmetic)), ClosedNeoHookean(*map(float, harmonic))
+    stiff, soft = (ClosedNeoHookean(float(mu), float(lmbda)) for mu, lmbda in (arithmetic, harmonic))
+    return stiff, soft
 
 
 def assert_physics(found: dict[str, float]) -> None:

@@ -79,7 +79,7 @@ def composite_wall(comm: MPI.Comm, closure: Closure) -> Wall:
     q = ClosureFlux([theta, ufl.grad(theta)], closure, dx, name="q")
     hot = fem.locate_dofs_geometrical(V, _inner)
     cold = fem.locate_dofs_geometrical(V, lambda x: np.minimum(x[0], x[1]) < 1e-9)
-    inside, outside = fem.Constant(domain, COLD), fem.Constant(domain, COLD)
+    inside, outside = (fem.Constant(domain, np.float64(COLD)) for _ in range(2))
     problem = MultiscaleProblem(
         -ufl.dot(q.value, ufl.grad(v)) * q.dx,
         theta,

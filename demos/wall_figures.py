@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def _arrows(wall: Wall, comm: MPI.Comm) -> Array | None:
 def _temperature(axes: Any, drawn: Picture, arrows: Array) -> None:
     drawn.draw(axes, "temperature in K", cmap="inferno", smallest=COLD, largest=HOT)
     along, depth = np.arange(0.15, 0.6, 0.07), THICKNESS / 2
-    places = [(depth, depth), *((depth, y) for y in along), *((x, depth) for x in along)]
-    shown = arrows[[np.linalg.norm(arrows[:, :2] - place, axis=1).argmin() for place in places]]
+    places = np.array([[depth, depth], *([depth, y] for y in along), *([x, depth] for x in along)])
+    shown = arrows[np.linalg.norm(arrows[:, :2] - places[:, None], axis=2).argmin(axis=1)]
     axes.quiver(*shown.T, color="white", width=0.004, scale=18 * np.linalg.norm(shown[:, 2:], axis=1).mean())
     axes.set(title="wall of a flue", xlabel="x₁ in m", ylabel="x₂ in m")
 
@@ -81,8 +82,7 @@ def _rve(axes: Any, rve: PeriodicRVE) -> None:
     response = rve.evaluate(gradient, rve.initial_state(1), 0.0)
     assert response.state is not None
     drawn = rve_picture(rve, response.state[0])
-    scaled = Picture(drawn.corners, drawn.displacement, drawn.triangles, drawn.values / 1e3)
-    scaled.draw(axes, "local flux in kW/m²")
+    replace(drawn, values=np.asarray(1e-3 * drawn.values, dtype=np.float64)).draw(axes, "local flux in kW/m²")
     axes.set_title("RVE at 800 K, 10 K/mm along x₁")
 
 

@@ -126,7 +126,8 @@ PHASES = {2: (isotropic(1.0, 1.0), isotropic(20.0, 10.0)), 3: (isotropic(1.0, 1.
 @cache
 def elastic_array(fraction, dim):
     accuracy: dict[str, Any] = {2: {"degree": 6, "waves": 80}, 3: {"degree": 4, "waves": 12}}[dim]
-    return array_of_balls(fraction, *(phase.stiffness for phase in PHASES[dim]), dim, **accuracy)
+    matrix, inclusion = PHASES[dim]
+    return array_of_balls(fraction, matrix.stiffness, inclusion.stiffness, dim, **accuracy)
 
 
 def test_solution_without_mesh_against_multipoles_and_hill():

@@ -5,7 +5,7 @@ from mpi4py import MPI
 import numpy as np
 import pytest
 
-from coupling import AcceleratedClosure, ContractError, RangeGate, StrainFrame, StretchFrame, StretchOfStrain
+from coupling import AcceleratedClosure, ContractError, RangeGate, StrainFrame, StretchOfStrain
 from coupling.closed_forms import LinearElastic, StretchNeoHookean
 from coupling.conformance import assert_conforms
 from solver_adapters.fenicsx_rve import PeriodicRVE
@@ -43,11 +43,7 @@ def test_a_linear_rve_is_learned_exactly():
     assert closure.ledger.counts["fallback/points"] == 1
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: StretchOfStrain(StretchNeoHookean(1.0, 2.0)), lambda: StrainFrame(LinearElastic(1.0, 2.0))]
-)
-def test_other_closures_are_refused(make):
-    with pytest.raises(ContractError, match="this frame needs a closure from"):
-        make()
-    with pytest.raises(ContractError):
-        StretchFrame(LinearElastic(1.0, 2.0))
+def test_other_closures_are_refused():
+    for frame, inner in ((StretchOfStrain, StretchNeoHookean(1.0, 2.0)), (StrainFrame, LinearElastic(1.0, 2.0))):
+        with pytest.raises(ContractError, match="this frame needs a closure from"):
+            frame(inner)
