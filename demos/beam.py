@@ -94,7 +94,7 @@ def cantilever(comm: MPI.Comm, closure: Closure) -> Beam:
         comm: communicator of the macro problem.
         closure: strain ↦ stress, both in Mandel form.
     """
-    corners = [[0.0, 0.0, -HEIGHT / 2], [LENGTH, WIDTH, HEIGHT / 2]]
+    corners: list[Any] = [[0.0, 0.0, -HEIGHT / 2], [LENGTH, WIDTH, HEIGHT / 2]]
     domain = mesh.create_box(comm, corners, [8, 1, 2], mesh.CellType.hexahedron)
     V = fem.functionspace(domain, ("Serendipity", 2, (3,)))
     u, v = fem.Function(V, name="displacement"), ufl.TestFunction(V)

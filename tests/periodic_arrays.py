@@ -146,8 +146,7 @@ def _harmonics(order, dim):
 
 def _transform(harmonic, q, length, directions, radius, dim):
     """∫ H(x/a) |x/a|^2q exp(−ik·x) over the ball of radius a: H(k/|k|) times a radial integral (Rayleigh's formula)."""
-    r, weights = np.polynomial.legendre.leggauss(120)
-    r, weights = (r + 1) / 2, weights / 2
+    r, weights = _unit_interval(120)
     distinct, which = np.unique(np.round(length, 9), return_inverse=True)
     order, phase = harmonic.order, np.outer(distinct * radius, r)
     bessel = 2 * pi * jv(order, phase) if dim == 2 else 4 * pi * spherical_jn(order, phase)
@@ -176,8 +175,13 @@ def _sphere(dim):
 def _ball(dim):
     """Points and weights of the integral over the unit ball."""
     directions, share = _sphere(dim)
-    r, weights = np.polynomial.legendre.leggauss(12)
-    r, weights = (r + 1) / 2, weights / 2
+    r, weights = _unit_interval(12)
     area = 2 * pi if dim == 2 else 4 * pi
     points = (r[:, None, None] * directions).reshape(-1, dim)
     return points, np.outer(weights * r ** (dim - 1) * area, share).ravel()
+
+
+def _unit_interval(n):
+    """Points and weights of the integral from 0 to 1."""
+    points, weights = np.polynomial.legendre.leggauss(n)
+    return (points + 1) / 2, weights / 2
