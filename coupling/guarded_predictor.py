@@ -17,10 +17,10 @@ from coupling.ledger import Ledger
 class GuardedPredictor:
     """Starts for a sequence of solves of one problem, from a predictor behind the guard of :mod:`coupling.guess`.
 
-    All methods are collective over ``comm`` and all ranks take the same branch. A guess is refused everywhere where on any rank
-    the predictor raises, or answers in another shape, with an unusable status or with numbers that are not finite;
-    otherwise the residual decides. A predictor that raises when it is taught on any rank knows different things on
-    different ranks from then on: it is not asked again.
+    All methods are collective over ``comm`` and all ranks take the same branch. A guess is refused everywhere where on
+    any rank the predictor raises, or answers in another shape, with an unusable status or with numbers that are not
+    finite; otherwise the residual decides. A predictor that raises when it is taught on any rank knows different things
+    on different ranks from then on: it is not asked again.
 
     Ledger, on rank 0: counts of :func:`coupling.guess.better_start`, ``NAME/guesses missing`` (the predictor had none),
     ``NAME/predictor faults`` (it raised or answered wrongly).
@@ -38,9 +38,7 @@ class GuardedPredictor:
         self._ledger = ledger if comm is None or comm.rank == 0 else Ledger()
         self._broken = False
 
-    def start(
-        self, known: Array, standard: Array, residual_norm: Callable[[Array], float]
-    ) -> tuple[Array, bool]:
+    def start(self, known: Array, standard: Array, residual_norm: Callable[[Array], float]) -> tuple[Array, bool]:
         """Where the solve at x = ``known`` (f,) starts, and whether that is the guess (collective).
 
         ``standard`` (N,) is this rank's part of the standard start and ``residual_norm`` as in
@@ -81,7 +79,7 @@ class GuardedPredictor:
         return None if faults or lacking or guess is None else guess.values[0]
 
     def _any(self, here: bool) -> bool:
-        return self._sums(here)[0] > 0
+        return bool(self._sums(here)[0])
 
     def _sums(self, *flags: bool) -> Array:
         local = np.array(flags, dtype=np.float64)

@@ -4,24 +4,24 @@
     warm_start(ts, "dmd")                                     # before ts.solve(u)
 
 Each solve then starts from the prediction of the converged ones before it, if the true residual there is lower than at
-the standard start, that is at the vector passed to ``solve`` (after the user's own ``setInitialGuess``, if any). Residual,
-Jacobian, line search, monitors, options, field splits and the number of ranks stay the user's own, and so does the answer: it
-meets the tolerance that it would have met from the standard start.
+the standard start, that is at the vector passed to ``solve`` (after the user's own ``setInitialGuess``, if any).
+Residual, Jacobian, line search, monitors, options, field splits and the number of ranks stay the user's own, and so
+does the answer: it meets the tolerance that it would have met from the standard start.
 
 What the guard cannot know is whether an iteration that starts with a lower residual also converges, and to the
 same one of several solutions. :meth:`WarmStart.solve` repeats a solve that failed from a guess from the standard start.
 
 Options, under the prefix of the SNES, override the arguments: see :class:`WarmStartOptions`.
 
-For guesses of linear solves PETSc has ``-ksp_guess_type fischer`` and ``pod``, which can be used at the same time: those
-act on the corrections inside a Newton iteration, these on where it starts. (With ``-ksp_type preonly`` they do nothing.)
+For guesses of linear solves PETSc has ``-ksp_guess_type fischer`` and ``pod``, which can be used at the same time:
+those act on the corrections inside a Newton iteration, these on where it starts. (With ``-ksp_type preonly`` they do
+nothing.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
 
 from petsc4py import PETSc
 
@@ -57,8 +57,8 @@ def warm_start(
         solver: a SNES, or a TS of type beuler, cn, theta, bdf, alpha or alpha2; with its function and options set.
         predictor: "previous", "linear", "quadratic", "tangent", "pod", "dmd", "edmd" or "none", or any object of
             :class:`coupling.guess.Predictor`.
-        parameter: gives the load factor, time or parameters of the solve that begins, the same on all ranks. By default the
-            number of converged solves so far; a TS gives its time.
+        parameter: gives the load factor, time or parameters of the solve that begins, the same on all ranks. By default
+            the number of converged solves so far; a TS gives its time.
         ledger: where the outcomes are entered, a new one by default.
 
     Returns:
@@ -110,7 +110,9 @@ class WarmStart:
         )
         self._tolerance = StartTolerance(snes)
         self._residual: TrialResidual | None = None
-        self._solves, self._known, self._standard = 0, np.zeros(1), np.zeros(0)
+        self._solves = 0
+        self._known: Array = np.zeros(1)
+        self._standard: Array = np.zeros(0)
         self._repeatable = self._suspended = self.used = False
         self._theirs = snes.getInitialGuess()
         snes.setInitialGuess(self._start)
@@ -169,10 +171,11 @@ class WarmStart:
 
     def _chosen(self, given: Predictor | str) -> tuple[str, Predictor | None]:
         chosen = self.options.type or given
-        if not isinstance(chosen, str):
+        if isinstance(chosen, Predictor):
             return type(chosen).__name__, chosen
         if chosen not in TYPES:
-            raise ContractError(f"predictor must be one of {', '.join(TYPES)} or an object, got {chosen!r}")
+            names = ", ".join(TYPES)
+            raise ContractError(f"predictor must be one of {names}, or have predict and observe, got {chosen!r}")
         if chosen == "none":
             return chosen, None
         if chosen == "tangent":

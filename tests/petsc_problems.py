@@ -1,7 +1,8 @@
 """Nonlinear problems in plain petsc4py, with no finite elements involved."""
 
-import numpy as np
 from petsc4py import PETSc
+
+import numpy as np
 
 
 class Bratu:

@@ -6,9 +6,9 @@
     "dmd"                                linear dynamics from step to step              dmd.py
     "edmd"                               nonlinear dynamics, linear in observables      edmd.py
 
-All follow :class:`coupling.guess.Predictor` with n = 1 row: x holds the load factor, the time or several parameters, y the
-unknowns that this rank owns. The predicted state is always the last one plus a combination of the increments between
-states; what is spread over ranks enters only through inner products of these (method of snapshots: L. Sirovich,
+All follow :class:`coupling.guess.Predictor` with n = 1 row: x holds the load factor, the time or several parameters, y
+the unknowns that this rank owns. The predicted state is always the last one plus a combination of the increments
+between states; what is spread over ranks enters only through inner products of these (method of snapshots: L. Sirovich,
 Quart. Appl. Math. 45 (1987) 561–571), summed over ``comm``, so that the result does not depend on the number of ranks.
 """
 
@@ -26,9 +26,7 @@ NAMES = (*DEGREES, "pod", "dmd", "edmd")
 """Names that :func:`create_predictor` knows."""
 
 
-def create_predictor(
-    name: str, *, comm: Any = None, rank: int | None = None, window: int | None = None
-) -> Predictor:
+def create_predictor(name: str, *, comm: Any = None, rank: int | None = None, window: int | None = None) -> Predictor:
     """The predictor of that name.
 
     Args:

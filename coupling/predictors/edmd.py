@@ -16,9 +16,10 @@ from coupling.predictors.snapshots import Snapshots
 class EDMDPredictor:
     """ψ(z_{k+1}) = K ψ(z_k): the coordinates z of the last states evolve linearly in monomials ψ of them.
 
-    The monomials up to a degree enter through the polynomial kernel (1 + z·z')^degree; the fit is :class:`pydmd.EDMD`'s,
-    in the coordinates of the dominant modes, scaled to the unit ball. M. O. Williams, C. W. Rowley, I. G. Kevrekidis,
-    J. Comput. Dyn. 2 (2015) 247–265. It needs more states than :class:`DMDPredictor`: about as many as there are monomials.
+    The monomials up to a degree enter through the polynomial kernel (1 + z·z')^degree; the fit is
+    :class:`pydmd.EDMD`'s, in the coordinates of the dominant modes, scaled to the unit ball. M. O. Williams, C. W.
+    Rowley, I. G. Kevrekidis, J. Comput. Dyn. 2 (2015) 247–265. It needs more states than :class:`DMDPredictor`: about
+    as many as there are monomials.
 
     The steps x_{k+1} − x_k must be equal; only the last states with equal steps are used. Over s steps an eigenvalue λ
     becomes λ^s.

@@ -17,10 +17,11 @@ _KERNELS = (("quintic", 2), ("cubic", 1), ("linear", 0))
 class PODPredictor:
     """y(x) = y_m + U z(x): modes U of the last states, their coefficients z interpolated over the parameters x.
 
-    The modes are those of the snapshots relative to the last state; the coefficients pass through all of them, by radial
-    functions with polynomials (quintic with degree 2 where there are enough states for it, else less), so that whatever
-    is quadratic in x is reproduced. For one parameter that is a smoothed extrapolation, for several it serves parameter
-    studies in any order. T. Bui-Thanh, M. Damodaran, K. Willcox, AIAA Paper 2003-4213 (POD with interpolation).
+    The modes are those of the snapshots relative to the last state; the coefficients pass through all of them, by
+    radial functions with polynomials (quintic with degree 2 where there are enough states for it, else less), so that
+    whatever is quadratic in x is reproduced. For one parameter that is a smoothed extrapolation, for several it serves
+    parameter studies in any order. T. Bui-Thanh, M. Damodaran, K. Willcox, AIAA Paper 2003-4213 (POD with
+    interpolation).
 
     Args:
         rank: largest number of modes; by default all that the states resolve.
@@ -48,10 +49,14 @@ class PODPredictor:
 def _interpolated(x: Array, z: Array, at: Array) -> Array:
     """Coefficients (r,) at the parameters ``at`` (1, f), through the last of those at equal x (m + 1, f)."""
     distinct = np.sort(np.unique(x[::-1], axis=0, return_index=True)[1])
-    x, z = x[::-1][distinct], z[::-1][distinct]
+    spread = np.ptp(x, axis=0)
+    spread[spread == 0.0] = 1.0
+    x, z, at = x[::-1][distinct] / spread, z[::-1][distinct], at / spread
     for kernel, degree in _KERNELS:
         try:
-            return np.asarray(RBFInterpolator(x, z, kernel=kernel, degree=degree)(at)[0])
+            found: Array = RBFInterpolator(x, z, kernel=kernel, degree=degree)(at)[0]
         except (ValueError, np.linalg.LinAlgError):  # too few states for the degree, or all on one line
             continue
-    return z[0]
+        return found
+    newest: Array = z[0]
+    return newest

@@ -12,8 +12,8 @@ from coupling.guess import Guess
 class PolynomialPredictor:
     """y(x) = Σ ℓᵢ(x) yᵢ, the Lagrange polynomial through the last states yᵢ at distinct parameters xᵢ.
 
-    Degree 0 is the previous state, degree 1 the secant predictor. The *tangent* (Euler) predictor, y_n + (dy/dx) Δx with
-    J dy/dx = −∂F/∂x, agrees with the secant to O(Δx²) and costs a linear solve; with an old factorisation it is
+    Degree 0 is the previous state, degree 1 the secant predictor. The *tangent* (Euler) predictor, y_n + (dy/dx) Δx
+    with J dy/dx = −∂F/∂x, agrees with the secant to O(Δx²) and costs a linear solve; with an old factorisation it is
     :class:`solver_adapters.warm_starts.tangent.TangentPredictor`.
 
     Args:

@@ -44,7 +44,7 @@ class Snapshots:
         self._comm = comm
         self._x: list[Array] = []
         self._y: list[Array] = []
-        self._products = np.zeros((0, 0))
+        self._products: Array = np.zeros((0, 0))
 
     def __len__(self) -> int:
         return len(self._y)
@@ -69,7 +69,8 @@ class Snapshots:
         Directions that round-off leaves nothing of are left out: with increments scaled to unit length, those below
         1e-6 of the largest.
         """
-        G = self._gram()[-(len(self) if last is None else last) + 1 :, -(len(self) if last is None else last) + 1 :]
+        used = slice(1 - (len(self) if last is None else last), None)
+        G = self._gram()[used, used]
         lengths = np.sqrt(G.diagonal())
         lengths[lengths == 0.0] = 1.0
         values, vectors = np.linalg.eigh(G / np.outer(lengths, lengths))
@@ -98,7 +99,7 @@ class Snapshots:
             increments = [after - before for before, after in pairwise(self._y)]
             rows = np.array([[a @ b for b in increments] for a in increments[known:]])
             total = rows if self._comm is None else self._comm.allreduce(rows)
-            products = np.zeros((m, m))
+            products: Array = np.zeros((m, m))
             products[:known, :known] = self._products
             products[known:] = total
             products[:known, known:] = total[:, :known].T

@@ -16,10 +16,10 @@ from solver_adapters.warm_starts.vectors import owned
 class TangentPredictor:
     """y = y₀ − J⁻¹ F(y₀; x): from the standard start y₀ along the tangent to the path of solutions.
 
-    With y₀ the last solution, F(y₀; x + Δx) = ∂F/∂x Δx + O(Δx²), so that this is the tangent predictor
-    J dy = −∂F/∂x Δx without anybody having to supply ∂F/∂x. J and its factorisation are those of the last Newton iteration
-    of the solve before: nothing is assembled or factorised, the cost is one residual and one solve with
-    ``snes.ksp``. With a Jacobian assembled anew it would be nothing but the first Newton iteration.
+    With y₀ the last solution, F(y₀; x + Δx) = ∂F/∂x Δx + O(Δx²), so that this is the tangent predictor J dy = −∂F/∂x Δx
+    without anybody having to supply ∂F/∂x. J and its factorisation are those of the last Newton iteration of the solve
+    before: nothing is assembled or factorised, the cost is one residual and one solve with ``snes.ksp``. With a
+    Jacobian assembled anew it would be nothing but the first Newton iteration.
 
     Args:
         snes: the solver, inside whose solves it is asked.

@@ -10,7 +10,7 @@ _AT_END = (PETSc.TS.Type.BEULER, PETSc.TS.Type.CN, PETSc.TS.Type.BDF, PETSc.TS.T
 
 
 def time_of_unknown(ts: PETSc.TS) -> float:
-    """t + Δt, or the stage's t + θ Δt of a theta method without endpoint.
+    """T + Δt, or the stage's t + θ Δt of a theta method without endpoint.
 
     Raises:
         ContractError: a method whose SNES solves for something other than the solution at a known time.

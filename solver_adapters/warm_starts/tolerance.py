@@ -10,10 +10,10 @@ import numpy as np
 class StartTolerance:
     """Measures convergence relative to the residual at the standard start, for one solve at a time.
 
-    PETSc's own test is ‖F‖ ≤ max(atol, rtol ‖F₀‖) with the residual ‖F₀‖ of the start, which a good guess makes so small
-    that its digits are computed twice, or that round-off never gets below. So atol is raised to rtol ‖F(standard)‖, and
-    the divergence tolerance in the ratio of the residuals, until the solve has ended. A convergence test that the user has
-    set in Python is left alone.
+    PETSc's own test is ‖F‖ ≤ max(atol, rtol ‖F₀‖) with the residual ‖F₀‖ of the start, which a good guess makes so
+    small that its digits are computed twice, or that round-off never gets below. So atol is raised to rtol
+    ‖F(standard)‖, and the divergence tolerance in the ratio of the residuals, until the solve has ended. A convergence
+    test that the user has set in Python is left alone.
 
     Args:
         snes: the solver.

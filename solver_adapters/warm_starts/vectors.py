@@ -37,8 +37,8 @@ def set_owned(x: PETSc.Vec, values: Array) -> None:
 class TrialResidual:
     """‖F(y) − b‖ of trial states y of a SNES inside a solve, on vectors of its own.
 
-    A residual function that raises on one rank makes the norm NaN on all; it must then have left no collective operation
-    half done on the others, as in any solve.
+    A residual function that raises on one rank makes the norm NaN on all; it must then have left no collective
+    operation half done on the others, as in any solve.
 
     Args:
         snes: the solver.
