@@ -15,6 +15,7 @@ from coupling.errors import ContractError
 from coupling.guess import Guess
 from surrogates.levenberg_marquardt import levenberg_marquardt
 
+_func: Any = torch.func  # its stubs export nothing
 _RESOLVED = 1e-13  # eigenvalues of a Gram matrix that round-off leaves meaningful, relative to the largest
 
 
@@ -118,9 +119,10 @@ def train_state_network(
     def train() -> tuple[list[tuple[Array, Array]], float]:
         return _trained(inputs, targets, tuple(hidden), validation, max_iterations, seed)
 
-    first = comm is None or comm.rank == 0
-    result = train() if comm is None else together(comm, train if first else lambda: None)
-    layers, error = result if comm is None else comm.bcast(result)
+    def on_first_rank() -> Any:
+        return train() if comm.rank == 0 else None
+
+    layers, error = train() if comm is None else comm.bcast(together(comm, on_first_rank))
     return StateNetwork(mean, modes, layers, history=history, error=error, comm=comm)
 
 
@@ -170,10 +172,11 @@ def _trained(
     held, used = np.split(order, [max(1, round(validation * len(inputs)))])
     low, high = inputs.min(axis=0), inputs.max(axis=0)
     half = np.where(high > low, (high - low) / 2.0, 1.0)
-    scaled, size = (inputs - (low + high) / 2.0) / half, float(np.sqrt(np.mean(np.sum(targets**2, axis=1)))) or 1.0
+    scaled: Array = (inputs - (low + high) / 2.0) / half
+    size = float(np.sqrt(np.mean(np.sum(targets**2, axis=1)))) or 1.0
     widths = (inputs.shape[1], *hidden, targets.shape[1])
-    fit = _Fit(scaled[used], targets[used] / size, widths)
-    check = _Fit(scaled[held], targets[held] / size, widths)
+    wanted: Array = targets / size
+    fit, check = _Fit(scaled[used], wanted[used], widths), _Fit(scaled[held], wanted[held], widths)
     best = fit.initial(rng)
     lowest = check.cost(best)
     for iteration, (theta, _) in enumerate(levenberg_marquardt(fit, best), start=1):
@@ -219,7 +222,7 @@ class _Fit:
     def normal_equations(self, theta: Array) -> tuple[Array, Array]:
         """JᵀJ and Jᵀr of the residuals r of :meth:`cost`."""
         at = torch.from_numpy(theta)
-        jacobian = torch.func.vmap(torch.func.jacrev(self._forward), in_dims=(None, 0))(at, self._inputs)
+        jacobian = _func.vmap(_func.jacrev(self._forward), in_dims=(None, 0))(at, self._inputs)
         J = jacobian.reshape(-1, at.numel()) / len(self._inputs) ** 0.5
         r = (self._forward(at, self._inputs) - self._targets).reshape(-1) / len(self._inputs) ** 0.5
         return (J.T @ J).numpy(), (J.T @ r).numpy()
