@@ -15,7 +15,7 @@ Options, under the prefix of the SNES, override the arguments: see :class:`WarmS
 
 For guesses of linear solves PETSc has ``-ksp_guess_type fischer`` and ``pod``, which can be used at the same time:
 those act on the corrections inside a Newton iteration, these on where it starts. (With ``-ksp_type preonly`` they do
-nothing.)
+nothing.) Under ``-snes_ksp_ew`` it is the linear iterations that become fewer.
 """
 
 from __future__ import annotations

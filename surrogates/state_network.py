@@ -175,7 +175,7 @@ def _trained(
     scaled: Array = (inputs - (low + high) / 2.0) / half
     size = float(np.sqrt(np.mean(np.sum(targets**2, axis=1)))) or 1.0
     widths = (inputs.shape[1], *hidden, targets.shape[1])
-    wanted: Array = targets / size
+    wanted = np.asarray(targets / size, dtype=np.float64)
     fit, check = _Fit(scaled[used], wanted[used], widths), _Fit(scaled[held], wanted[held], widths)
     best = fit.initial(rng)
     lowest = check.cost(best)

@@ -65,3 +65,48 @@ class Bratu:
         scatter, whole = PETSc.Scatter.toAll(natural)
         scatter.scatter(natural, whole)
         return whole.array.copy()
+
+
+class Diffusion:
+    """u̇ = ((1 + 4 u²) u')' + 5 on the unit interval, u = 0 at its ends, with TS; u = sin(πx) at the start."""
+
+    def __init__(self, comm, kind, prefix="ts_", options=None, steps=20, n=40):
+        self.h = 1.0 / (n + 1)
+        self.da = PETSc.DMDA().create([n], dof=1, stencil_width=1, comm=comm)
+        self.local = self.da.createLocalVec()
+        self.ts = PETSc.TS().create(comm)
+        self.ts.setOptionsPrefix(prefix)
+        self.ts.setDM(self.da)
+        self.ts.setType(kind)
+        self.ts.setIFunction(self.residual, self.da.createGlobalVec())
+        self.ts.setTimeStep(0.4 / steps)
+        self.ts.setMaxTime(0.4)
+        self.ts.setExactFinalTime(PETSc.TS.ExactFinalTime.MATCHSTEP)
+        database = PETSc.Options()
+        given = {"snes_fd_color": None, "ts_adapt_type": "none", "snes_rtol": 1e-10, "ksp_rtol": 1e-10} | (
+            options or {}
+        )
+        for name, value in given.items():
+            database.setValue(prefix + name, value)
+        self.ts.setFromOptions()
+        for name in given:
+            database.delValue(prefix + name)
+        self.x = self.da.createGlobalVec()
+        (start, end) = self.da.getRanges()[0]
+        self.x.array_w[:] = np.sin(np.pi * self.h * np.arange(start + 1, end + 1))
+
+    def residual(self, ts, t, x, xdot, f):
+        self.da.globalToLocal(x, self.local)
+        (start, end), (ghost, ghost_end) = self.da.getRanges()[0], self.da.getGhostRanges()[0]
+        u = np.zeros(end - start + 2)
+        u[ghost - start + 1 : ghost_end - start + 1] = self.local.array_r
+        flux = (1.0 + (u[1:] + u[:-1]) ** 2) * np.diff(u) / self.h
+        f.array_w[:] = xdot.array_r - np.diff(flux) / self.h - 5.0
+
+    def run(self):
+        """The final state on all ranks, and the Newton iterations it took."""
+        self.ts.solve(self.x)
+        assert self.ts.getConvergedReason() > 0
+        scatter, whole = PETSc.Scatter.toAll(self.x)
+        scatter.scatter(self.x, whole)
+        return whole.array.copy(), self.ts.getSNESIterations()

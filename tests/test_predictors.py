@@ -220,7 +220,7 @@ HOSTILE = {
     "infinite": lambda: values([[0.0, np.inf, 0.0]]),
     "wrong shape": lambda: values([[0.0, 0.0]]),
     "no guess at all": lambda: None,
-    "not an array": lambda: Guess([[0.0, 0.0, 0.0]], np.zeros(1, dtype=np.int8)),
+    "not an array": lambda: Guess([[0.0] * 3], np.zeros(1, dtype=np.int8)),  # type: ignore[arg-type]
     "says it is unusable": lambda: values([[0.0, 0.0, 0.0]], Status.FAILED),
 }
 

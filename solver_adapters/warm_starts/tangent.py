@@ -31,7 +31,8 @@ class TangentPredictor:
         self._work: Any = None
 
     def predict(self, known: Array) -> Guess:
-        """The predicted state; none before the first solve, or where the linear solve fails (collective)."""
+        """The predicted state; none before the first Newton iteration, or where the linear solve fails (collective)."""
+        self._ready = self._ready or (self._snes.getConvergedReason() > 0 and self._snes.getIterationNumber() > 0)
         if not self._ready:
             return Guess.none(1, 0)
         x = self._snes.getSolution()
@@ -44,5 +45,4 @@ class TangentPredictor:
         return Guess((owned(x) - owned(d))[None], np.array([Status.OK], dtype=np.int8))
 
     def observe(self, known: Array, found: Array) -> None:
-        """From the first converged solve on there is a Jacobian."""
-        self._ready = True
+        """Nothing to learn: the Jacobian is the solver's."""
