@@ -34,7 +34,7 @@ class Wanted:
         model: its name.
         source: to load it from where the server does not have it, None where that is not wanted.
         version: its number, None for the current one.
-        fingerprint: what it has to be, None for whatever is served.
+        fingerprint: what it is to be where the server has that, else what the source is now; None for the current one.
     """
 
     model: str

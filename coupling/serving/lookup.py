@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from coupling.errors import ServerUnavailableError
+from coupling.errors import ServerRefusedError, ServerUnavailableError
 from coupling.serving.address import VARIABLE, node_address
 from coupling.serving.link import Link, Wanted
 from coupling.serving.loading import canonical, fingerprint, is_folder
@@ -59,7 +59,11 @@ class Lookup:
         Raises:
             As :meth:`first_link`, after ``start_timeout``.
         """
-        return self._link(Wanted(self.model, self.source, version, fingerprint), self._start_timeout)
+        link = self._link(Wanted(self.model, self.source, version, fingerprint), self._start_timeout)
+        if fingerprint not in (None, link.fingerprint):
+            link.close()
+            raise ServerRefusedError(f"{self.model} is not served in version {fingerprint}: it holds another model now")
+        return link
 
     def _link(self, wanted: Wanted, patience: float) -> Link:
         end = time.monotonic() + patience

@@ -16,7 +16,7 @@ import numpy as np
 from coupling.contract import Array, Closure, ClosureSpec, check_response, finite_rows, usable
 from coupling.errors import ModelError, ServerRefusedError
 from coupling.serving.evaluation import Evaluator, HostEvaluator, optional_results
-from coupling.serving.loading import fingerprint, load
+from coupling.serving.loading import load_with_fingerprint
 from coupling.serving.statistics import Statistics
 
 BATCH = {"cpu": 1024, "cuda": 65_536}
@@ -111,8 +111,7 @@ def prepare(
     Raises:
         ModelError: where it fails in any of this; says in what.
     """
-    print_ = fingerprint(source)
-    closure = load(source, device)
+    closure, print_ = load_with_fingerprint(source, device)
     batch = getattr(closure, "batch", None) or BATCH[device.partition(":")[0]]
     optional = _warm_up(source, closure, batch)
     flux = closure.evaluate(probes(closure.spec, 64), closure.initial_state(64), 1.0).flux
@@ -188,21 +187,31 @@ class ModelTable:
                 "current": m.current,
                 "previous": m.previous,
                 "newest": m.newest,
-                "versions": {str(v.number): v.source for v in m.versions.values()},
+                "versions": {
+                    str(v.number): {"source": v.source, "fingerprint": v.fingerprint} for v in m.versions.values()
+                },
             }
             for m in self.models.values()
         ]
 
     def restore(self, plan: list[dict[str, Any]], device: str) -> list[ModelError]:
-        """Load what a plan says; what cannot be loaded any more is returned as errors and left out."""
+        """Load what a plan says; what cannot be loaded any more is returned as errors and left out.
+
+        A version whose files are no longer those of the plan is another version, and gets the next number.
+        """
         errors = []
         for entry in plan:
             model = Model(entry["name"], newest=entry["newest"], previous=entry["previous"])
-            for number, source in entry["versions"].items():
+            for number, known in entry["versions"].items():
                 try:
-                    model.versions[int(number)] = prepare(source, int(number), device)
+                    version = prepare(known["source"], int(number), device)
                 except ModelError as error:
                     errors.append(error)
+                    continue
+                if known["fingerprint"] not in (None, version.fingerprint):
+                    model.newest += 1
+                    version.number = model.newest
+                model.versions[version.number] = version
             if model.versions:
                 current = entry["current"]
                 model.current = current if current in model.versions else max(model.versions)
