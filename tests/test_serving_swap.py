@@ -13,7 +13,7 @@ from coupling.errors import ContractError, ServerRefusedError
 from coupling.serving import Breaker, ask
 from coupling.serving.loading import fingerprint, load_with_fingerprint
 from coupling.serving.models import ModelTable, prepare, probes
-from surrogates import save_model
+from surrogates import EnergySurrogate, save_model
 from tests import serving_models
 from tests.serving_processes import MODELS, NEO_HOOKEAN, running, wait_for
 
@@ -151,7 +151,7 @@ def test_a_thousand_swaps_leave_nothing_behind(server):
 @contextmanager
 def exchanging(folder, models):
     """Save the models into one folder in turn, as fast as can be, while the block runs."""
-    done, saved = threading.Event(), []
+    done, saved = threading.Event(), list[int]()
 
     def exchange():
         while not done.is_set():
@@ -169,15 +169,15 @@ def exchanging(folder, models):
 
 def test_what_is_loaded_from_a_folder_under_exchange_is_what_its_fingerprint_says(tmp_path):
     models = [serving_models.energy_network(widths=(w,)) for w in (4, 8)]
-    known = {}
+    known, seen = dict[str, list[int]](), set[str]()
     for model in models:
         save_model(model, tmp_path / "model")
-        known[fingerprint(str(tmp_path / "model"))] = model.potential.layers
-    seen = set()
+        known[fingerprint(str(tmp_path / "model"))] = model.potential.architecture["layers"]
     with exchanging(tmp_path / "model", models) as saved:
         while len(saved) < 40 or len(seen) < 2:
             closure, print_ = load_with_fingerprint(str(tmp_path / "model"), "cpu")
-            assert closure.potential.layers == known[print_]
+            assert isinstance(closure, EnergySurrogate)
+            assert closure.potential.architecture["layers"] == known[print_]
             seen.add(print_)
 
 
