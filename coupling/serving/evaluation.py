@@ -98,7 +98,7 @@ class HostEvaluator:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice, as Python and NumPy say it, or the libraries of devices (``OutOfMemoryError``)."""
+    """Whether memory did not suffice: as Python and NumPy say it, or a device's library (``OutOfMemoryError``)."""
     return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 
