@@ -185,7 +185,8 @@ def main() -> None:
     comm, case, out = MPI.COMM_WORLD, CASES["fibre"], args.out
     out.mkdir(parents=True, exist_ok=True)
     if comm.size == 1:
-        Console().print("One rank has the server to itself: ./run mpi 4 demos/demo_shared_server.py has four share it.")
+        advice = "One rank has the server to itself; four share it with: ./run mpi 4 demos/demo_shared_server.py"
+        Console().print(advice, soft_wrap=True)
 
     model, log = model_folder(comm, case, out / "model", samples=args.samples), out / "server.log"
     if comm.rank == 0:

@@ -173,7 +173,7 @@ def serve(
     start = time.monotonic()
     settings = Settings(**{**vars(settings), "device": chosen_device(settings.device)})
     table = ModelTable(lambda: _send_plan(plans, table))
-    for error in table.restore(plan, settings.device):
+    for error in table.restore(plan, settings.device, settings.precision):
         log.warning("model not loaded", error=str(error))
 
     server = Server(settings, listener, table, log, alive)
