@@ -17,6 +17,7 @@ from surrogates import EnergyNetwork, EnergySurrogate, fit_polynomial, load_mode
 from surrogates.device_evaluation import chunks
 from surrogates.model_card import Float32Errors
 from tests.serving_processes import running
+from tests.slow_queues import SlowQueues
 from tests.surrogate_cases import (
     TORCH,
     neo_hookean_data,
@@ -121,6 +122,25 @@ def test_rows_here_and_there_in_shared_memory(device, pinned):
     for undo in unpin:
         undo()
         undo()
+
+
+@pytest.mark.parametrize("lockable", [False, True])
+def test_nothing_is_used_before_it_is_there(lockable, monkeypatch):
+    """Queues that work late and at odd times: only what the evaluation waits for is done in order."""
+    queues = SlowQueues(lockable)
+    monkeypatch.setattr("surrogates.device_evaluation.queues_of", lambda torch, device: queues)
+    host = surrogate_of(random_network((3, 8)))
+    evaluation = EnergySurrogate(random_network((3, 8), device=TORCH), host.card, chunk=100).on_device
+    (shared,) = segments(host.spec, 1)
+    evaluation.pin(shared.memory)
+    s = shared.slots[0]
+    for repeat in range(3):
+        s.gradient[...] = np.roll(stretches(3, 1000), repeat, axis=0)
+        for array in (s.flux, s.tangent, s.status, s.uncertainty, s.energy):
+            array.fill(77)
+        answer = Response(s.flux, s.tangent, s.status, None, s.uncertainty, s.energy)
+        evaluation.evaluate_into([s.gradient], [answer])
+        assert_same(answer, host.evaluate(s.gradient.copy(), None, 0.0))
 
 
 @on_gpu
