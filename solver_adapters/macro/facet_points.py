@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ContractError
+from solver_adapters.dolfinx_versions import QuadratureElement, facet_entities
 from solver_adapters.macro.quadrature import (
     QuadraturePoints,
     nodes,
@@ -42,7 +43,7 @@ class FacetPoints(QuadraturePoints):
     Attributes:
         cells: local index of the cell of each facet, ascending.
         facets: local index of each facet within its cell.
-        entities: cells and facets alternating.
+        entities: what ``dolfinx.fem.Expression.eval`` takes for them.
         reference: coordinates of the points of one facet in the reference facet.
         n: number of points on this rank.
 
@@ -67,7 +68,7 @@ class FacetPoints(QuadraturePoints):
         self.reference, self._weights = basix.make_quadrature(kinds.pop(), self._degree, rule=rule)
         pairs = _exterior_facets(domain, ds)
         self.cells, self.facets = pairs[:, 0], pairs[:, 1]
-        self.entities = pairs.ravel()
+        self.entities = facet_entities(pairs)
         self.n = len(pairs) * len(self.reference)
 
     def element(self, shape: tuple[int, ...]) -> Any:
@@ -105,7 +106,7 @@ def on_facets(cell: basix.CellType, points: Array) -> Array:
     return X
 
 
-class _FacetQuadratureElement(basix.ufl._QuadratureElement):  # type: ignore[misc, unused-ignore]
+class _FacetQuadratureElement(QuadratureElement):  # type: ignore[misc]
     """Quadrature element with the points of all facets: values of the q-th point of facet f at dof f·n_q + q."""
 
     def __init__(self, cell: basix.CellType, points: Array, weights: Array) -> None:

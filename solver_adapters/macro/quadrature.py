@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ContractError
+from solver_adapters.dolfinx_versions import geometry_dofmap
 
 
 class QuadraturePoints:
@@ -130,7 +131,7 @@ def shape_functions(domain: mesh.Mesh, points: Array) -> Array:
 
 def nodes(domain: mesh.Mesh, cells: NDArray[np.int32]) -> Array:
     """Geometry nodes (c, a, gdim) of cells."""
-    x = domain.geometry.x[domain.geometry.dofmap[cells], : domain.geometry.dim]
+    x = domain.geometry.x[geometry_dofmap(domain)[cells], : domain.geometry.dim]
     return np.asarray(x, dtype=np.float64)
 
 

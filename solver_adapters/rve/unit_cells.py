@@ -245,6 +245,5 @@ def _used_nodes(points: Array, cells: NDArray[np.int64], source: str) -> tuple[A
 def _dolfinx_mesh(points: Array, cells: NDArray[np.int64], kind: CellKind) -> Any:
     element = basix.ufl.element("Lagrange", kind.name, kind.order, shape=(kind.dim,))
     to_dolfinx = dolfinx.cpp.io.perm_vtk(dolfinx.mesh.to_type(kind.name), cells.shape[1])
-    return dolfinx.mesh.create_mesh(
-        MPI.COMM_SELF, np.ascontiguousarray(cells[:, to_dolfinx]), points, ufl.Mesh(element)
-    )
+    nodes = np.ascontiguousarray(cells[:, to_dolfinx])
+    return dolfinx.mesh.create_mesh(MPI.COMM_SELF, cells=nodes, x=points, e=ufl.Mesh(element))
