@@ -103,7 +103,7 @@ def test_radiation_and_film(cell):
     assert largest(difference) < 1e-11 * 600
     assert largest(in_ufl.theta.x.array - 600.0) > 50.0
     points = by_closure.flux.points
-    x = fem.Expression(ufl.SpatialCoordinate(points.mesh), points.reference).eval(points.mesh, points.entities)
+    x = points.values(fem.Expression(ufl.SpatialCoordinate(points.mesh), points.reference))
     np.testing.assert_allclose(points.coordinates().ravel(), x.ravel(), atol=1e-14)
 
 

@@ -13,12 +13,12 @@ import basix
 import basix.ufl
 import numpy as np
 import ufl
-from dolfinx import mesh
+from dolfinx import fem, mesh
 from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ContractError
-from solver_adapters.dolfinx_versions import QuadratureElement, facet_entities
+from solver_adapters.dolfinx_versions import QuadratureElement, facet_values
 from solver_adapters.macro.quadrature import (
     QuadraturePoints,
     nodes,
@@ -43,7 +43,7 @@ class FacetPoints(QuadraturePoints):
     Attributes:
         cells: local index of the cell of each facet, ascending.
         facets: local index of each facet within its cell.
-        entities: what ``dolfinx.fem.Expression.eval`` takes for them.
+        entities: cells and facets alternating.
         reference: coordinates of the points of one facet in the reference facet.
         n: number of points on this rank.
 
@@ -68,7 +68,7 @@ class FacetPoints(QuadraturePoints):
         self.reference, self._weights = basix.make_quadrature(kinds.pop(), self._degree, rule=rule)
         pairs = _exterior_facets(domain, ds)
         self.cells, self.facets = pairs[:, 0], pairs[:, 1]
-        self.entities = facet_entities(pairs)
+        self.entities = pairs.ravel()
         self.n = len(pairs) * len(self.reference)
 
     def element(self, shape: tuple[int, ...]) -> Any:
@@ -81,6 +81,11 @@ class FacetPoints(QuadraturePoints):
         of_cell = self.facets[:, None] * len(self.reference) + np.arange(len(self.reference))
         dofs: NDArray[np.int32] = space.dofmap.list[self.cells[:, None], of_cell].ravel()
         return dofs
+
+    def values(self, expression: fem.Expression) -> Array:
+        """Values (n, c) of an expression made for the points ``reference``."""
+        values: Array = facet_values(expression, self.mesh, np.column_stack((self.cells, self.facets)))
+        return values.reshape(self.n, values.shape[2])
 
     def coordinates(self) -> Array:
         """Physical coordinates (n, gdim) of the points."""

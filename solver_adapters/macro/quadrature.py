@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import basix.ufl
@@ -27,7 +28,6 @@ class QuadraturePoints:
 
     Attributes:
         cells: local indices of the cells, ascending.
-        entities: what ``dolfinx.fem.Expression.eval`` takes for them.
         reference: coordinates of the points of one cell in the reference cell.
         n: number of points on this rank.
 
@@ -42,7 +42,6 @@ class QuadraturePoints:
         self._scheme, self._degree = quadrature_rule(dx)
         self.reference, self._weights = self.element(()).custom_quadrature()
         self.cells = _owned_cells(domain, dx)
-        self.entities = self.cells
         self.n = self.cells.size * self.reference.shape[0]
 
     def element(self, shape: tuple[int, ...]) -> Any:
@@ -61,6 +60,11 @@ class QuadraturePoints:
         if dofs.size and np.array_equal(dofs, np.arange(dofs[0], dofs[0] + dofs.size)):
             return slice(int(dofs[0]), int(dofs[0]) + dofs.size)
         return dofs
+
+    def values(self, expression: fem.Expression) -> Array:
+        """Values (n, c) of an expression made for the points ``reference``."""
+        values = np.asarray(expression.eval(self.mesh, self.cells), dtype=np.float64)
+        return values.reshape(self.n, prod(values.shape[1:]) // len(self.reference))
 
     def coordinates(self) -> Array:
         """Physical coordinates (n, gdim) of the points."""

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coupling.contract import Array
 from coupling.errors import MeshError
+from solver_adapters.dolfinx_versions import coordinate_map
 from solver_adapters.rve.mesh_checks import check_mesh, check_tags
 from solver_adapters.rve.periodic import Period
 
@@ -74,7 +75,7 @@ class UnitCell:
     @property
     def quadrature_excess(self) -> int:
         """Degrees of quadrature that cells which are no affine images of a simplex need in addition."""
-        affine = self.mesh.topology.cell_name() in ("triangle", "tetrahedron") and self.mesh.geometry.cmap.degree == 1
+        affine = self.mesh.topology.cell_name() in ("triangle", "tetrahedron") and coordinate_map(self.mesh).degree == 1
         return 0 if affine else 2
 
 
