@@ -115,7 +115,7 @@ class AcceleratedClosure:
         n = check_arguments(self.spec, gradient, state, hint)
         self.ledger.count("accelerated/calls")
         self.ledger.count("accelerated/points", n)
-        answer = None if self.mode == "off" else self._ask_surrogate(gradient, state, dt, hint)
+        answer = self._ask_surrogate(gradient, state, dt, hint) if self.mode == "replace" else None
         if answer is None:
             return None, np.arange(n)
         rejected = np.flatnonzero(~self._accepted(gradient, answer))

@@ -142,9 +142,7 @@ class BalancedClosure:
         self.ledger.count("balance/moved points", len(journey.away))
         return response
 
-    def _measured(
-        self, gradient: Array, state: Array | None, dt: float, hint: Array | None
-    ) -> tuple[Response, Array]:
+    def _measured(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> tuple[Response, Array]:
         """The inner closure's answer, and the seconds (n,) that the points took."""
         n, start = len(gradient), time.thread_time()
         response = self.inner.evaluate(gradient, state, dt, hint)

@@ -1,5 +1,7 @@
 """Load stepping on a scalar problem with a known path, no finite elements involved."""
 
+from mpi4py import MPI
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ class Spring:
 
     def __init__(self, f, df, reach=np.inf):
         self.f, self.df, self.reach = f, df, reach
-        self.solution, self.ledger = np.zeros(1), Ledger()
+        self.comm, self.solution, self.ledger = MPI.COMM_WORLD, np.zeros(1), Ledger()
         self.load = self.committed_load = 0.0
         self.guesses, self.increments, self.commits = [], [], 0
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
+from coupling.agreement import together
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 
@@ -36,6 +38,11 @@ class StepRecord:
 
 class LoadProblem(Protocol):
     """What load stepping needs of a problem."""
+
+    @property
+    def comm(self) -> Any:
+        """Communicator of the ranks that take part."""
+        ...
 
     @property
     def solution(self) -> Array:
@@ -75,7 +82,7 @@ def load_steps(
 
     Args:
         problem: the problem, in equilibrium at λ = start.
-        apply_load: sets loads, boundary values and time for a given λ.
+        apply_load: sets loads, boundary values and time for a given λ; a StepError from it on any rank cuts back, too.
         steps: number of full steps.
         start: load factor of the present solution.
         end: load factor to reach.
@@ -89,8 +96,8 @@ def load_steps(
 
     Raises:
         StepError: a step of the smallest size did not converge.
-        Exception: what else solving or loading raises. In both cases solution and load are those of the last converged
-            step.
+        Exception: what else solving, loading or ``on_step`` raises, on its rank; RemoteRankError on the others.
+            Whenever a step fails, solution and load are those of the last converged step.
     """
     if predictor not in PREDICTORS:
         raise ContractError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor!r}")
@@ -108,17 +115,18 @@ def load_steps(
             reached = target if abs(size) >= abs(target - load) * (1 - 1e-9) else load + size
             try:
                 problem.solution[:] = _extrapolated(converged, reached)
-                apply_load(reached)
+                together(problem.comm, partial(apply_load, reached))
                 solved = problem.solve(duration * (reached - load) / (end - start))
             except Exception as error:
                 problem.solution[:] = solution
                 size = (reached - load) / 2
-                if isinstance(error, StepError) and abs(size) >= smallest * (1 - 1e-9):
+                too_far = any(problem.comm.allgather(isinstance(error, StepError)))
+                if too_far and abs(size) >= smallest * (1 - 1e-9):
                     cutbacks += 1
                     problem.count("macro/cutbacks")
                     continue
                 apply_load(load)
-                if isinstance(error, StepError):
+                if too_far:
                     raise StepError(_given_up(load, reached, cutbacks, smallest, error)) from error
                 raise
             problem.commit()
@@ -126,7 +134,7 @@ def load_steps(
             records.append(StepRecord(reached, reached - load, solved.iterations, solved.reason, cutbacks))
             cutbacks, size = 0, np.sign(full) * min(abs(full), 2 * abs(size))
             if on_step is not None:
-                on_step(records[-1])
+                together(problem.comm, partial(on_step, records[-1]))
     return records
 
 
@@ -138,7 +146,7 @@ def _extrapolated(converged: Sequence[tuple[float, Array]], load: float) -> Arra
     return total
 
 
-def _given_up(load: float, reached: float, cutbacks: int, smallest: float, error: StepError) -> str:
+def _given_up(load: float, reached: float, cutbacks: int, smallest: float, error: Exception) -> str:
     return (
         f"the step from load factor {load:.6g} to {reached:.6g} did not converge, after {cutbacks} cut-backs "
         f"(smallest step {smallest:.3g}): {error}"

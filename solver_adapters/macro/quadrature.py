@@ -84,13 +84,13 @@ def quadrature_rule(measure: ufl.Measure) -> tuple[str, int]:
         ContractError: it does not state its degree.
     """
     degree = measure.metadata().get("quadrature_degree")
-    if not isinstance(degree, int) or degree < 0:
+    if not isinstance(degree, (int, np.integer)) or degree < 0:
         name = ufl.measure.integral_type_to_measure_name[measure.integral_type()]
         raise ContractError(
             f"the measure of a closure must state its quadrature degree, got {degree!r}: "
             f'use ufl.Measure("{name}", domain=mesh, metadata={{"quadrature_degree": 2}}) or {name}(degree=2)'
         )
-    return measure.metadata().get("quadrature_rule", "default"), degree
+    return measure.metadata().get("quadrature_rule", "default"), int(degree)
 
 
 def subdomain_ids(measure: ufl.Measure) -> tuple[int, ...] | None:
