@@ -86,7 +86,7 @@ class Journey:
         comm.Alltoall(self._leaving, self._coming)
 
     def out(self, rows: Rows) -> Rows:
-        """Rows of the points that this rank works on, its own that stay and the guests', from rows (n, …) of its own."""
+        """Rows of the points that this rank works on, those that stay and the guests', from rows (n, …) of its own."""
         return np.concatenate([rows[self.stay], self._exchanged(rows[self.away], self._leaving, self._coming)])
 
     def home(self, results: Rows) -> Rows:

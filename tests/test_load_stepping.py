@@ -5,7 +5,7 @@ from mpi4py import MPI
 import numpy as np
 import pytest
 
-from coupling import ContractError, Ledger, StepError
+from coupling import ContractError, Ledger, RemoteRankError, StepError
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 
 
@@ -134,3 +134,37 @@ def test_unusable_arguments_are_named(arguments, message):
     problem = cubic()
     with pytest.raises(ContractError, match=message):
         load_steps(problem, problem.apply, **arguments)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("where", ["apply_load", "on_step"])
+def test_what_a_callback_raises_on_one_rank_ends_the_stepping_on_all(where):
+    problem = cubic()
+
+    def failing(value):
+        if problem.comm.rank == 0 and problem.commits == 2:
+            raise ZeroDivisionError("no such load")
+
+    def apply(load):
+        problem.apply(load)
+        if where == "apply_load" and load > problem.committed_load:
+            failing(load)
+
+    expected = ZeroDivisionError if problem.comm.rank == 0 else RemoteRankError
+    with pytest.raises(expected, match="no such load"):
+        load_steps(problem, apply, steps=4, on_step=failing if where == "on_step" else None)
+    assert problem.load == problem.committed_load == 0.5
+    assert problem.solution[0] + problem.solution[0] ** 3 == pytest.approx(0.5, abs=1e-12)
+
+
+@pytest.mark.mpi
+def test_a_load_that_one_rank_refuses_cuts_back_on_all():
+    problem = cubic()
+
+    def apply(load):
+        if problem.comm.rank == 0 and load - problem.committed_load > 0.3:
+            raise StepError("too much at once")
+        problem.apply(load)
+
+    records = load_steps(problem, apply, steps=2)
+    assert [record.load for record in records] == [0.25, 0.5, 0.75, 1.0]
