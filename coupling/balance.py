@@ -83,7 +83,8 @@ class BalancedClosure:
             raise ContractError("the closures of the ranks differ in their specification: make the same one on each")
         numbers = self.spec.k + 3 * self.spec.state_size + self.spec.m * (1 + self.spec.k)
         self._seconds_to_move = _PASSES * 8 * numbers * seconds_per_byte(comm)
-        self._costs, self._mean = np.empty(0), 0.0
+        self._costs: Array = np.empty(0)
+        self._mean = 0.0
 
     def initial_state(self, n: int) -> Array | None:
         """The inner closure's."""

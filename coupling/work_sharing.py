@@ -19,7 +19,7 @@ Indices = NDArray[np.intp]
 def transfers(loads: Array) -> list[tuple[int, int, float]]:
     """Transfers (giver, taker, amount) after which all loads (P,) are their mean; at most P − 1 of them."""
     excess = loads - loads.mean()
-    order = np.argsort(-excess, kind="stable").tolist()
+    order: list[int] = list(np.argsort(-excess, kind="stable"))
     found = []
     while len(order) > 1:
         giver, taker = order[0], order[-1]
@@ -59,7 +59,7 @@ def seconds_per_byte(comm: Any, size: int = 1 << 19) -> float:
         start = time.perf_counter()
         comm.Sendrecv(sent, (comm.rank + 1) % comm.size, recvbuf=received, source=(comm.rank - 1) % comm.size)
         best = min(best, time.perf_counter() - start)
-    return max(comm.allgather(best)) / size
+    return float(max(comm.allgather(best))) / size
 
 
 class Journey:

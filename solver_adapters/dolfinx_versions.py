@@ -7,13 +7,14 @@ from typing import Any
 
 import basix
 import basix.ufl
+import dolfinx
 import numpy as np
-from dolfinx import __version__, cpp, fem, mesh
+from dolfinx import cpp, fem, mesh
 from numpy.typing import NDArray
 
 from coupling.errors import ContractError
 
-VERSION = tuple(int(part) for part in __version__.split(".")[:2])
+VERSION = tuple(int(part) for part in dolfinx.__version__.split(".")[:2])
 
 QuadratureElement: Any = basix.ufl._QuadratureElement
 """Base of elements whose degrees of freedom are values at points; basix 0.9 to 0.11 have no public one."""

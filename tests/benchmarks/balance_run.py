@@ -66,7 +66,7 @@ def measure(comm: MPI.Comm, name: str, repeats: int) -> dict[str, Any]:
     case, surrogate = replace(CASES[name], size=SIZE), StretchFrame(narrow_surrogate(comm, name))
     rve = create_rve(case)
     watched = Watched(StretchFrame(rve), comm)
-    variants = {"unbalanced": watched, "balanced": BalancedClosure(watched, comm)}
+    variants: dict[str, Closure] = {"unbalanced": watched, "balanced": BalancedClosure(watched, comm)}
     result: dict[str, Any] = {"rve": name, "dofs": rve.problem.n, "ranks": comm.size}
     tips, work = {}, {}
     for _ in range(repeats):
