@@ -3,8 +3,8 @@
 A *closure* maps gradients at points to fluxes, their tangents and a status per point (:mod:`coupling.contract`). A
 *surrogate* is a closure that also states its uncertainty, and a *gate* says at which points that is good enough
 (:mod:`coupling.gate`). The *accelerated closure* is made of a fine-scale closure, a surrogate and a gate, and is itself
-a closure, so that a solver sees no difference (:mod:`coupling.accelerated`). The *balanced closure* has idle ranks share
-the fine solves of busy ones (:mod:`coupling.balance`). The *ledger* counts and times what was done
+a closure, so that a solver sees no difference (:mod:`coupling.accelerated`). The *balanced closure* has idle ranks take
+part in the fine solves of busy ones (:mod:`coupling.balance`). The *ledger* counts and times what was done
 (:mod:`coupling.ledger`), the *model server* evaluates a surrogate for all ranks of a node (:mod:`coupling.serving`),
 and the *conformance suite* tells whether any closure keeps the contract (:mod:`coupling.conformance`).
 """

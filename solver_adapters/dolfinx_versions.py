@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from coupling.errors import ContractError
 
-VERSION = tuple(int(part) for part in dolfinx.__version__.split(".")[:2])
+VERSION = tuple(int(part) for part in dolfinx.__version__.split(".")[:2])  # type: ignore[attr-defined]
 
 QuadratureElement: Any = basix.ufl._QuadratureElement
 """Base of elements whose degrees of freedom are values at points; basix 0.9 to 0.11 have no public one."""

@@ -182,7 +182,7 @@ def _check_stiffness(parts: Mapping[int, Any], w: Any) -> None:
         given = isinstance(energy, ufl.Form)  # zero times anything is a plain 0
         if not given or ufl.algorithms.expand_derivatives(ufl.derivative(ufl.derivative(energy, w), w)).empty():
             raise ContractError(
-                f"the material of tag {tag} has no stiffness: give it some, or leave its cells out of the mesh as a void"
+                f"the material of tag {tag} has no stiffness: give it some, or leave its cells out as a void"
             )
 
 
