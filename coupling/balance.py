@@ -104,12 +104,12 @@ class BalancedClosure:
 
     def _offer(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> _Offer:
         n = check_arguments(self.spec, gradient, state, hint)
-        costs = self._expected(n, self._mean)
+        costs = self._expected(n, unknown=0.0)
         return _Offer(n, float(costs.sum()), float(costs.max(initial=0.0)), (dt, hint is not None))
 
-    def _expected(self, n: int, mean: float) -> Array:
-        """Seconds (n,) that the points will take."""
-        return self._costs if len(self._costs) == n else np.full(n, mean)
+    def _expected(self, n: int, unknown: float) -> Array:
+        """Seconds (n,) that the points will take, each ``unknown`` where nothing has been measured."""
+        return self._costs if len(self._costs) == n and self._costs.any() else np.full(n, self._mean or unknown)
 
     def _plan(self, offers: list[_Offer]) -> _Plan | None:
         """What moves where that is worth it, the same on all ranks."""
@@ -127,7 +127,7 @@ class BalancedClosure:
 
     def _shared(self, plan: _Plan, gradient: Array, state: Array | None, hint: Array | None) -> Response:
         comm, n, s = self.collective, len(gradient), self.spec.state_size
-        costs = self._expected(n, self._mean or plan.mean)
+        costs = self._expected(n, unknown=plan.mean)
         amounts = {taker: seconds for giver, taker, seconds in plan.moves if giver == comm.rank}
         with self.ledger.phase("balance/moving"):
             journey = Journey(comm, n, chosen(costs, amounts))
@@ -150,7 +150,10 @@ class BalancedClosure:
         seconds = time.thread_time() - start
         check_response(self.spec, response, n)
         told = _point_seconds(self.inner)
-        return response, np.full(n, seconds / max(n, 1)) if told is None else np.array(told, dtype=float)
+        costs = np.full(n, seconds / max(n, 1)) if told is None else np.array(told, dtype=float)
+        if costs.shape != (n,):
+            raise ContractError(f"point_seconds must have shape ({n},), one value per point, got {costs.shape}")
+        return response, costs
 
     def _update_mean(self) -> None:
         if self._costs.size:

@@ -246,6 +246,14 @@ def test_arguments_that_do_not_fit_are_an_error_everywhere():
         BalancedClosure(LAW if comm.rank else SOLID, comm)
 
 
+@several_ranks
+@pytest.mark.mpi
+def test_costs_of_other_points_are_refused_everywhere():
+    costly = Costly(LAW, cost=lambda F: np.ones(len(F) + (comm.rank == 0)))
+    with pytest.raises((ContractError, RemoteRankError), match="point_seconds must have shape"):
+        BalancedClosure(costly, comm).evaluate(gradients(3), None, 1.0)
+
+
 # ---- inside of an accelerated closure --------------------------------------------------------------------------------
 
 
