@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from ctypes import CDLL, byref, c_int
 from typing import Any
 
 from petsc4py import PETSc
+
+from solver_adapters.petsc_versions import option_was_read
 
 
 @contextmanager
@@ -27,16 +28,6 @@ def options_database(prefix: str, options: Mapping[str, Any], unread: set[str] |
         yield
     finally:
         if unread is not None:
-            unread -= {name for name in unread if name not in added or was_read(prefix + name)}
+            unread -= {name for name in unread if name not in added or option_was_read(prefix + name)}
         for name in added:
             database.delValue(prefix + name)
-
-
-def was_read(name: str) -> bool:
-    """Whether an option in the database was asked for since it was set."""
-    database = PETSc.Options()
-    if hasattr(database, "used"):
-        return bool(database.used(name))
-    read = c_int(0)  # petsc4py before 3.25 does not wrap this function
-    CDLL(PETSc.__file__).PetscOptionsUsed(None, name.encode(), byref(read))
-    return bool(read.value)
