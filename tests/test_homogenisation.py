@@ -14,6 +14,7 @@ from coupling.closed_forms import NeoHookean as ClosedNeoHookean
 from coupling.closed_forms import StretchNeoHookean, isotropic_stiffness
 from coupling.conformance import assert_conforms
 from coupling.polar import mandel_basis
+from solver_adapters.dolfinx_versions import geometry_dofmap
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import (
     Conduction,
@@ -201,7 +202,7 @@ def layers(rotated):
     if not rotated:
         return cell, np.eye(3)[0]
     Q = rotation()
-    points, cells = cell.mesh.geometry.x @ Q.T, cell.mesh.geometry.dofmap
+    points, cells = cell.mesh.geometry.x @ Q.T, geometry_dofmap(cell.mesh)
     return unit_cell(points, cells, "tetra", cell.tags.values, lattice=Q.T), Q[:, 0]
 
 
@@ -210,7 +211,7 @@ def diagonal_layers():
     """Unit cube of layers with normal (1, −1, 0)/√2: tag 2 where x₁ − x₂ modulo 1 is below 1/4."""
     cell = voxel_cell(np.zeros((4, 4, 2), dtype=int), spacing=(0.25, 0.25, 0.5), simplices=True)
     mesh = cell.mesh
-    centre = mesh.geometry.x[mesh.geometry.dofmap].mean(axis=1)
+    centre = mesh.geometry.x[geometry_dofmap(mesh)].mean(axis=1)
     tags = np.where((centre[:, 0] - centre[:, 1]) % 1.0 < 0.25, 2, 1).astype(np.int32)
     tagged = dolfinx.mesh.meshtags(mesh, 3, np.arange(len(tags), dtype=np.int32), tags)
     return UnitCell(mesh, tagged, lattice=cell.lattice), np.array([1.0, -1.0, 0.0]) / np.sqrt(2)
