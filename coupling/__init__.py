@@ -13,6 +13,7 @@ from coupling.accelerated import AcceleratedClosure
 from coupling.agreement import together
 from coupling.contract import Closure, ClosureSpec, Response, Status, mandel_components, tensor_components
 from coupling.errors import (
+    CaseError,
     ClosureError,
     ContractError,
     MeshError,
@@ -33,6 +34,7 @@ from coupling.stretch import StretchFrame
 
 __all__ = [
     "AcceleratedClosure",
+    "CaseError",
     "Closure",
     "ClosureError",
     "ClosureSpec",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mpi4py import MPI
 
@@ -14,6 +13,7 @@ from rich.progress import Progress
 
 from coupling import Closure, Ledger
 from coupling.contract import Array
+from coupling.ledger import ledgers, merged
 from demos.cook import Membrane, membrane
 from solver_adapters.fenicsx import StepRecord, load_steps
 from solver_adapters.fenicsx_rve import PeriodicRVE
@@ -95,23 +95,6 @@ def run(
         seconds = time.perf_counter() - start
     ledger = merged(comm, macro.problem.ledger, *ledgers(closure))
     return Run(macro, seconds, np.array(curve), macro.tip(), records, ledger)
-
-
-def ledgers(closure: Any) -> list[Ledger]:
-    """The ledgers inside a closure, found through the closures it is made of."""
-    inner = [getattr(closure, name) for name in ("inner", "fine") if hasattr(closure, name)]
-    own = [closure.ledger] if hasattr(closure, "ledger") else []
-    return own + [ledger for part in inner for ledger in ledgers(part)]
-
-
-def merged(comm: MPI.Comm, *parts: Ledger) -> Ledger:
-    """One ledger of several, over all ranks (collective)."""
-    total = Ledger()
-    for part in parts:
-        for name, n in part.counts.items():
-            total.count(name, n)
-        total.seconds.update(part.seconds)
-    return total.gathered(comm)
 
 
 def stress_errors(comm: MPI.Comm, classical: Run, accelerated: Run) -> tuple[float, tuple[int, int]]:

@@ -21,9 +21,9 @@ from scipy.stats import qmc
 from coupling.agreement import together
 from coupling.contract import Array, Closure, Response, Status, usable
 from coupling.errors import ClosureError, ContractError
+from coupling.interrupts import Interrupts
 from coupling.polar import positive_definite
 from surrogates.dataset import Dataset
-from surrogates.interrupts import Interrupts
 from surrogates.partial_samples import PartialSamples
 from surrogates.stretch_space import StretchBox, check_stretch_spec, stretch_reference
 
