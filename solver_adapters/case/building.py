@@ -92,7 +92,7 @@ def prepare(file: CaseFile, comm: MPI.Comm) -> Parts:
     file.complaints.extend(contradictions(file.case))
     file.check(comm)
     case = file.case
-    with file.at("mesh"):
+    with file.at("mesh", *(["path"] if isinstance(case.mesh, MeshFile) else [])):
         macro = macro_mesh(file, comm)
     file.check(comm)
     places = Places(macro)

@@ -40,14 +40,21 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class Complaint:
-    """One mistake: the path of the key, and what is wrong with it."""
+    """One mistake: the path of the key, what is wrong with it, and the path that was probably meant."""
 
     path: Path
     words: str
+    meant: Path | None = None
 
 
-def complaint(error: ErrorDetails, root: type[BaseModel]) -> Complaint:
-    """The complaint of one of pydantic's errors in a model."""
+def complaints(errors: Iterable[ErrorDetails], root: type[BaseModel]) -> list[Complaint]:
+    """The complaints of pydantic's errors in a model; a key that is misspelt is not said to be missing as well."""
+    found = [_complaint(error, root) for error in errors]
+    misspelt = {meant for each in found if (meant := each.meant)}
+    return [each for each in found if not (each.path in misspelt and each.words.startswith("is missing"))]
+
+
+def _complaint(error: ErrorDetails, root: type[BaseModel]) -> Complaint:
     context, got = error.get("ctx", {}), error["input"]
     if error["type"] in ("missing", "extra_forbidden"):
         path, kinds = _walk(root, error["loc"][:-1])
@@ -55,7 +62,7 @@ def complaint(error: ErrorDetails, root: type[BaseModel]) -> Complaint:
         fields = {known: field for kind in kinds for known, field in _fields(kind).items()}
         if error["type"] == "missing":
             return Complaint((*path, key), f"is missing: {_meaning(fields[key])}")
-        return Complaint((*path, key), f"is no key here{_meant(key, fields)}")
+        return Complaint((*path, key), f"is no key here{_meant(key, fields)}", _path_meant(path, key, fields))
     path, kinds = _walk(root, error["loc"])
     match error["type"]:
         case "union_tag_not_found":
@@ -140,9 +147,14 @@ def _meaning(field: FieldInfo) -> str:
     return " ".join((field.description or f"one of {', '.join(_values(field))}").split())
 
 
+def _path_meant(path: Path, word: str, known: Iterable[str]) -> Path | None:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return (*path, close[0]) if close else None
+
+
 def _meant(word: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, known, n=1)
     return (f": did you mean {close[0]!r}? There" if close else ": there") + f" are {', '.join(known)}"
 
 

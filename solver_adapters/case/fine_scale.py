@@ -103,7 +103,7 @@ class FineScale:
         self._file, self._section = file, section
         self._cell: UnitCell | None = None
         self._materials: dict[int, energies.Energy] = {}
-        with file.at("rve", "cell"):
+        with file.at("rve", "cell", *(["path"] if isinstance(section.cell, CellFile | Image) else [])):
             cell = unit_cell(file, section.cell)
             if cell.mesh.geometry.dim != dim:
                 raise MeshError(f"is {cell.mesh.geometry.dim}D, but the macroscopic mesh is {dim}D")

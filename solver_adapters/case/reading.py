@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from coupling.errors import CaseError, TwoscaleError
-from solver_adapters.case.complaints import Complaint, complaint
+from solver_adapters.case.complaints import Complaint, complaints
 from solver_adapters.case.positions import key_lines, line_of
 from solver_adapters.case.positions import Path as KeyPath
 from solver_adapters.case.schema import Case
@@ -40,15 +40,16 @@ class CaseFile:
         try:
             self.case = Case.model_validate_json(json.dumps(values, default=str))
         except ValidationError as error:
-            raise self.error([complaint(each, Case) for each in error.errors()]) from None
+            raise self.error(complaints(error.errors(), Case)) from None
 
     def beside(self, path: Path | str) -> Path:
         """A path of the case file, which is relative to its folder."""
         return self.path.parent / path
 
-    def error(self, complaints: Sequence[Complaint]) -> CaseError:
-        """The error with a line ``FILE:LINE: KEY: what is wrong`` for each complaint, in the order of the file."""
-        placed = sorted((line_of(self._lines, each.path), _dotted(each.path), each.words) for each in complaints)
+    def error(self, found: Sequence[Complaint]) -> CaseError:
+        """The error with a line ``FILE:LINE: KEY: what is wrong`` for each complaint that was
+        found, in the order of the file."""
+        placed = sorted((line_of(self._lines, each.path), _dotted(each.path), each.words) for each in found)
         return CaseError("\n".join(f"{self.path}:{line}: {key}: {words}" for line, key, words in placed))
 
     @contextmanager
