@@ -5,12 +5,11 @@ import os
 
 from mpi4py import MPI
 
+import meshio
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-pytest.importorskip("dolfinx")
-meshio = pytest.importorskip("meshio")
 from coupling.command_line import app
 from coupling.errors import CaseError
 from solver_adapters.case.building import prepare
@@ -67,12 +66,28 @@ MISTAKES = {
     "negative bulk modulus": ("lambda = 2.0", "lambda = -2.0", "8: rve.materials.1: bulk modulus lambda + 2/3 mu must"),
     "one modulus": ("lambda = 2.0\n", "", "8: rve.materials.1: needs either 'mu' and 'lambda' or 'young' and"),
     "no steps": ("count = 2", "count = 0", "23: steps.count: must be at least 1, got 0"),
-    "step too large": ("count = 2", "count = 2\nmin_step = 0.6", "24: steps.min_step: must be at most a full step, 1/2"),
-    "section missing": ("[mesh]\nkind = \"rectangle\"\ncells = [2, 1]\n", "", "1: mesh: is missing: the macroscopic mesh"),
+    "step too large": (
+        "count = 2",
+        "count = 2\nmin_step = 0.6",
+        "24: steps.min_step: must be at most a full step, 1/2",
+    ),
+    "section missing": (
+        '[mesh]\nkind = "rectangle"\ncells = [2, 1]\n',
+        "",
+        "1: mesh: is missing: the macroscopic mesh",
+    ),
     "key missing": ("cells = [2, 1]\n", "", "1: mesh.cells: is missing: divisions along x and y"),
     "kind missing": ('kind = "rectangle"\n', "", "1: mesh.kind: is missing: one of rectangle, box, cook, file"),
-    "nothing prescribed": ('[[boundary]]\nwhere = "left"\nvalue = { x = 0.0, y = 0.0 }\n', "", "1: boundary: is missing"),
-    "empty list": (GOOD, "boundary = []\n" + GOOD[: GOOD.index("[[bound")] + GOOD[GOOD.index("[[load") :], "1: boundary: holds nothing"),
+    "nothing prescribed": (
+        '[[boundary]]\nwhere = "left"\nvalue = { x = 0.0, y = 0.0 }\n',
+        "",
+        "1: boundary: is missing",
+    ),
+    "empty list": (
+        GOOD,
+        "boundary = []\n" + GOOD[: GOOD.index("[[bound")] + GOOD[GOOD.index("[[load") :],
+        "1: boundary: holds nothing",
+    ),
     "misspelt section": ("[steps]", "[step]", "22: step: is no key here: did you mean 'steps'?"),
     "misspelt key": ("cells", "cels", "3: mesh.cels: is no key here: did you mean 'cells'?"),
     "misspelt key deep down": ("value = { y", "value = { v", "21: load[1].value.v: is no key here: there are x, y, z"),
@@ -88,7 +103,11 @@ MISTAKES = {
         'law = "isotropic"\nyoung',
         "13: rve.materials.2.law: 'isotropic' is no law of finite-strain, which takes neo-hookean or saint-venant",
     ),
-    "tag that is no number": ("[rve.materials.2]", "[rve.materials.two]", "12: rve.materials.two: must be a whole number"),
+    "tag that is no number": (
+        "[rve.materials.2]",
+        "[rve.materials.two]",
+        "12: rve.materials.two: must be a whole number",
+    ),
     "cell tag without material": (
         GOOD[GOOD.index("[rve.materials.2]") : GOOD.index("[[boundary]]")],
         "",
@@ -114,24 +133,44 @@ MISTAKES = {
         'kind = "file"\npath = "case.toml"',
         "3: mesh.path: ",
     ),
-    "missing RVE mesh": ('kind = "laminate", size = 0.5', 'kind = "file", path = "x.vtu"', "7: rve.cell.path: there is no file"),
+    "missing RVE mesh": (
+        'kind = "laminate", size = 0.5',
+        'kind = "file", path = "x.vtu"',
+        "7: rve.cell.path: there is no file",
+    ),
     "RVE of another dimension": (
         'kind = "laminate", size = 0.5',
         'kind = "laminate", size = 0.5, dim = 3',
         "7: rve.cell: is 3D, but the macroscopic mesh is 2D",
     ),
-    "image that is none": ('kind = "laminate", size = 0.5', 'kind = "image", path = "odd.npy"', "7: rve.cell.path: an image must"),
+    "image that is none": (
+        'kind = "laminate", size = 0.5',
+        'kind = "image", path = "odd.npy"',
+        "7: rve.cell.path: an image must",
+    ),
     "corners exchanged": ("cells = [2, 1]", "cells = [2, 1]\nlower = [2.0, 0.0]", "1: mesh: lower must be below upper"),
     "place outside of the mesh": (
         'where = "left"',
         "where = { x = 3.0 }",
         "17: boundary[1].where: selects no node: the mesh spans x from 0 to 1, y from 0 to 1",
     ),
-    "load inside of the mesh": ('where = "right"', "where = { x = 0.5 }", "20: load[1].where: selects no facet of the bound"),
+    "load inside of the mesh": (
+        'where = "right"',
+        "where = { x = 0.5 }",
+        "20: load[1].where: selects no facet of the bound",
+    ),
     "third direction": ('where = "left"', 'where = "front"', "17: boundary[1].where: selects by z, but the mesh is 2D"),
-    "third component": ("value = { y = 0.1 }", "value = { z = 1.0 }", "21: load[1].value: has a component z, but the mesh"),
+    "third component": (
+        "value = { y = 0.1 }",
+        "value = { z = 1.0 }",
+        "21: load[1].value: has a component z, but the mesh",
+    ),
     "place without coordinates": ('where = "left"', "where = {}", "17: boundary[1].where: needs a coordinate, such as"),
-    "place and tag": ('where = "left"', 'where = "left"\ntag = 1', "16: boundary[1]: needs either 'where' or 'tag', not"),
+    "place and tag": (
+        'where = "left"',
+        'where = "left"\ntag = 1',
+        "16: boundary[1]: needs either 'where' or 'tag', not",
+    ),
     "tag without tags": ('where = "left"', "tag = 1", "17: boundary[1].tag: selects a tag, but the mesh has no tags"),
     "number for a vector": (
         "value = { y = 0.1 }",
@@ -140,17 +179,29 @@ MISTAKES = {
     ),
     "no components": ("value = { y = 0.1 }", "value = {}", "21: load[1].value: has no components: give some"),
     "initial displacement": ("degree = 1", "initial = 1.0", "5: macro.initial: is of a scalar unknown"),
-    "probe outside": ("point = [1.0, 0.5]", "point = [1.1, 0.5]", "26: output.probes[1].point: (1.1, 0.5) lies in no cell"),
+    "probe outside": (
+        "point = [1.0, 0.5]",
+        "point = [1.1, 0.5]",
+        "26: output.probes[1].point: (1.1, 0.5) lies in no cell",
+    ),
     "probe in 3D": ("point = [1.0, 0.5]", "point = [1.0, 0.5, 0]", "26: output.probes[1].point: needs 2 coordinates"),
     "name with a blank": ('"tip"', '"the tip"', "25: output.probes[1].name: must be a name of letters, digits and _"),
     "name twice": ('where = "left"', 'where = "left"\nname = "tip"', "26: output.probes[1].name: 'tip' occurs twice"),
-    "no surrogate": ("[steps]", "[closure]\nmode = 'replace'\n[steps]", "22: closure: mode = \"replace\" needs a surrogate"),
+    "no surrogate": (
+        "[steps]",
+        "[closure]\nmode = 'replace'\n[steps]",
+        '22: closure: mode = "replace" needs a surrogate',
+    ),
     "half a box": (
         "[steps]",
         FIT.replace(", upper = [1.1, 1.1, 0.1]", ""),
         "24: closure.fit: needs either 'data' or both 'lower' and 'upper'",
     ),
-    "box of 3D": ("[steps]", FIT.replace("-0.1]", "-0.1, 0]"), "24: closure.fit.lower: needs 3 components in 2D, got 4"),
+    "box of 3D": (
+        "[steps]",
+        FIT.replace("-0.1]", "-0.1, 0]"),
+        "24: closure.fit.lower: needs 3 components in 2D, got 4",
+    ),
     "no fine scale": (
         GOOD[GOOD.index("[rve]") : GOOD.index("[[boundary]]")],
         "",
@@ -242,13 +293,18 @@ def test_a_mistake_is_told_with_its_line_and_key(folder, name):
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(folder):
-    text = GOOD.replace("[2, 1]", "[0, 1]").replace("mu = 1.0", "mu = 0").replace('"left"', '"lefft"').replace("tip", "a b")
+    text = (
+        GOOD.replace("[2, 1]", "[0, 1]")
+        .replace("mu = 1.0", "mu = 0")
+        .replace('"left"', '"lefft"')
+        .replace("tip", "a b")
+    )
     told = mistakes(folder, text).splitlines()
     assert [line.partition(": ")[0] for line in told] == ["3", "10", "17", "25"]
     text = GOOD.replace('"left"', "{ x = 3.0 }").replace('"right"', "{ y = 3.0 }").replace("0.5 }", "2.0 }")
-    assert [line.split(":")[1].strip() for line in mistakes(folder, text.replace("[1.0, 0.5]", "[5.0, 5.0]")).splitlines()] == [
-        "rve.cell.size"
-    ]
+    assert [
+        line.split(":")[1].strip() for line in mistakes(folder, text.replace("[1.0, 0.5]", "[5.0, 5.0]")).splitlines()
+    ] == ["rve.cell.size"]
     text = text.replace("2.0 }", "0.5 }").replace("[1.0, 0.5]", "[5.0, 5.0]")
     keys = [line.split(":")[1].strip() for line in mistakes(folder, text).splitlines()]
     assert keys == ["boundary[1].where", "load[1].where", "output.probes[1].point"]

@@ -13,7 +13,6 @@ from mpi4py import MPI
 import numpy as np
 import pytest
 
-pytest.importorskip("dolfinx")
 from coupling.closed_forms import isotropic_stiffness
 from coupling.errors import TwoscaleError
 from coupling.interrupts import Interrupts
@@ -78,7 +77,7 @@ def test_a_polynomial_replaces_the_rve(folder):
     assert result.rows[-1]["tip_y"] == pytest.approx(exact, rel=1e-3)
     assert result.ledger.counts.get("rve/points", 0) < 0.1 * result.ledger.counts["closure/points"]
     assert (folder / "samples.safetensors").is_file() and (folder / "fields.xdmf").is_file()
-    alone = f'mode = "alone"\nfit = {{ degree = 5, data = "samples.safetensors" }}'
+    alone = 'mode = "alone"\nfit = { degree = 5, data = "samples.safetensors" }'
     without = COARSE[: COARSE.index("[rve]")] + COARSE[COARSE.index("[closure]") :]
     assert run(folder, without.replace('mode = "off"', alone)).rows[-1]["tip_y"] == pytest.approx(
         result.rows[-1]["tip_y"], rel=1e-9
@@ -202,7 +201,9 @@ def test_initial_values_sources_and_inflow(folder):
     layers = ['{ law = "conduction", conductivity = 2.0 }'] * 2
     macro = "initial = 3.0\nbody = 4.0"
     text = LAMINATE.format(kinematics="conduction", degree=2, macro=macro, dim=2, first=layers[0], second=layers[1])
-    wall = WALL.replace("value = 0.0", "value = 3.0").replace('[[boundary]]\nwhere = "right"\nname = "hot"', '[[load]]\nwhere = "right"')
+    wall = WALL.replace("value = 0.0", "value = 3.0").replace(
+        '[[boundary]]\nwhere = "right"\nname = "hot"', '[[load]]\nwhere = "right"'
+    )
     final = run(folder, text + wall).rows[-1]
     assert final["middle"] == pytest.approx(3 + (1 + 4) * 0.5 / 2 - 4 * 0.25 / 4)
     assert final["cold_inflow"] == pytest.approx(-5.0)

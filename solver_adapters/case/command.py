@@ -40,8 +40,12 @@ def _example(wanted: bool) -> None:
 
 def run(
     case: Annotated[Path, typer.Argument(metavar="CASE.toml", help="the case file")],
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="for the results, in place of output.folder")] = None,
-    check: Annotated[bool, typer.Option("--check", help="only check the case: build everything, solve nothing")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="for the results, in place of output.folder")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="only check the case: build everything, solve nothing")
+    ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", callback=_schema, is_eager=True, help="print the JSON schema of case files")
     ] = False,

@@ -1,9 +1,9 @@
 """Weak forms of the kinds of macroscopic problems: what the closure is given, and where its flux stands.
 
-    finite strain       ∫ P(F) : ∇v = ∫ t · v + ∫ b · v       F = 1 + ∇u
-    small strain        ∫ σ(ε) : ε(v) = ∫ t · v + ∫ b · v     ε = sym ∇u, Mandel form
-    conduction          −∫ q(∇θ) · ∇v = ∫ h v + ∫ s v         h the flow into the body
-    field-conduction    the same with q(θ, ∇θ)
+finite strain       ∫ P(F) : ∇v = ∫ t · v + ∫ b · v       F = 1 + ∇u
+small strain        ∫ σ(ε) : ε(v) = ∫ t · v + ∫ b · v     ε = sym ∇u, Mandel form
+conduction          −∫ q(∇θ) · ∇v = ∫ h v + ∫ s v         h the flow into the body
+field-conduction    the same with q(θ, ∇θ)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ class RunInterrupted(TwoscaleError, RuntimeError):
 
 
 class Interruptible:
-    """The inner closure, which Ctrl-C leaves with :class:`RunInterrupted`: an error like others, that all ranks agree on.
+    """The inner closure, which Ctrl-C leaves with :class:`RunInterrupted`: an error that all ranks agree on.
 
     Args:
         inner: the closure.

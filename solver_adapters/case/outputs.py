@@ -23,8 +23,9 @@ Write: TypeAlias = Callable[[list[fem.Function], float], None]
 
 
 class Fields:
-    """The unknown and cell averages of the flux after every step, and in each cell the share of points that the fine
-    scale served where a surrogate stands before it.
+    """The unknown and the cell averages of the flux after every step.
+
+    Where a surrogate stands before the fine scale, also the share of points of a cell that the latter served.
 
     Args:
         problem: whose fields.
@@ -118,9 +119,8 @@ class History:
         self._duration = parts.file.case.steps.duration
         self._named = [part for part in parts.boundary if part.name is not None]
         self._residual = fem.form(problem.residual) if self._named else None
+        self._path = path
         self.rows: list[dict[str, float]] = []
-        self._open = ExitStack()
-        together(self._comm, lambda: self._create(path) if self._comm.rank == 0 else None)
 
     def add(self, record: StepRecord | None) -> None:
         """Add the row of a step, or of the initial state (collective)."""
@@ -136,10 +136,6 @@ class History:
             row |= self._columns(f"{part}_{'inflow' if self._parts.formulation.scalar else 'force'}", sums)
         self.rows.append(row)
         together(self._comm, lambda: self._append(row) if self._comm.rank == 0 else None)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._open.close()
 
     def _resultants(self) -> list[tuple[str, dict[int, float]]]:
         """Resultant of each named boundary (collective)."""
@@ -158,13 +154,10 @@ class History:
             return {name: float(values[0])}
         return {f"{name}_{'xyz'[axis]}": float(value) for axis, value in values.items()}
 
-    def _create(self, path: Path) -> None:
-        self._file = self._open.enter_context(open(path, "w", newline="", encoding="utf-8"))
-
     def _append(self, row: dict[str, float]) -> None:
-        writer = csv.DictWriter(self._file, list(row))
-        if len(self.rows) == 1:
-            writer.writeheader()
-        writer.writerow(row)
-        self._file.flush()
-
+        first = len(self.rows) == 1
+        with open(self._path, "w" if first else "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row))
+            if first:
+                writer.writeheader()
+            writer.writerow(row)

@@ -20,9 +20,9 @@ _KEYS = ("bare_key", "quoted_key", "dotted_key")
 
 
 def key_lines(text: str) -> dict[Path, int]:
-    """Line, from 1, of every table, key and array element of a valid TOML text, by its path.
+    r"""Line, from 1, of every table, key and array element of a valid TOML text, by its path.
 
-    >>> key_lines("[mesh]\\ncells = [6,\\n  3]")[("mesh", "cells", 1)]
+    >>> key_lines("[mesh]\ncells = [6,\n  3]")[("mesh", "cells", 1)]
     3
     """
     lines: dict[Path, int] = {}

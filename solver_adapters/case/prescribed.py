@@ -64,7 +64,7 @@ def _prescribed(file: CaseFile, places: Places, V: fem.FunctionSpace, number: in
     with file.at("boundary", number, "where" if part.tag is None else "tag"):
         for axis in target:
             component = axis if isinstance(part.value, Components) else None
-            constants[axis] = fem.Constant(V.mesh, 0.0)
+            constants[axis] = fem.Constant(V.mesh, np.float64(0.0))
             dofs = places.dofs(V, component, part)
             bcs[axis] = fem.dirichletbc(constants[axis], dofs, V if component is None else V.sub(axis))
     return Prescribed(part.name, bcs, constants, file.case.macro.initial, target)
@@ -93,7 +93,7 @@ def loads(file: CaseFile, places: Places, v: Any) -> Loads:
     domain, case = places.mesh, file.case
     constants: list[tuple[fem.Constant, Array]] = []
     terms = []
-    facets = []
+    facets: list[Indices] = []
     for number, load in enumerate(case.load):
         facets.append(np.empty(0, dtype=np.int32))
         with file.at("load", number, "value"):

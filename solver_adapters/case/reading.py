@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from coupling.errors import CaseError, TwoscaleError
 from solver_adapters.case.complaints import Complaint, complaints
-from solver_adapters.case.positions import key_lines, line_of
 from solver_adapters.case.positions import Path as KeyPath
+from solver_adapters.case.positions import key_lines, line_of
 from solver_adapters.case.schema import Case
 
 
@@ -47,8 +47,7 @@ class CaseFile:
         return self.path.parent / path
 
     def error(self, found: Sequence[Complaint]) -> CaseError:
-        """The error with a line ``FILE:LINE: KEY: what is wrong`` for each complaint that was
-        found, in the order of the file."""
+        """The error with a line ``FILE:LINE: KEY: what is wrong`` for each complaint, in the order of the file."""
         placed = sorted((line_of(self._lines, each.path), _dotted(each.path), each.words) for each in found)
         return CaseError("\n".join(f"{self.path}:{line}: {key}: {words}" for line, key, words in placed))
 

@@ -92,7 +92,6 @@ def step_case(
         result.interrupted = bool(comm.allreduce(int(interrupts.seen)))
     finally:
         result.seconds = time.perf_counter() - start
-        history.close()
         fields.close()
     result.ledger = merged(comm, problem.solver.ledger, *ledgers(problem.closure))
     return result

@@ -43,7 +43,7 @@ class Boundary(Selection):
 
 
 class Load(Selection):
-    """Dead load on a part of the boundary, per unit reference area, at load factor 1; of a scalar: flow into the body."""
+    """Dead load per unit reference area on a part of the boundary, at load factor 1; of a scalar: inflow."""
 
     value: Value
     """a number, or components, of which those that are left out are zero"""

@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import dolfinx
 from rich.table import Table
 
 from coupling.files import write_atomically
@@ -51,7 +50,7 @@ def summary(result: Result) -> dict[str, Any]:
         "final": result.rows[-1],
         "seconds": result.seconds,
         "ledger": result.ledger.as_dict(),
-        "versions": {"twoscale": _version("twoscale"), "dolfinx": dolfinx.__version__},
+        "versions": {name: _version(name) for name in ("twoscale", "fenics-dolfinx", "petsc4py", "mpi4py", "numpy")},
         "case": parts.file.case.model_dump(mode="json", by_alias=True, exclude_unset=True),
     }
 

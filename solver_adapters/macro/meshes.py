@@ -165,4 +165,3 @@ def _facet_tags(domain: mesh.Mesh, source: _Source) -> Any:
 def _in_dolfinx_order(cells: NDArray[np.int64], shape: str) -> NDArray[np.int64]:
     """Cells (c, v) in meshio's order of nodes, in that of DOLFINx."""
     return np.ascontiguousarray(cells[:, dolfinx.cpp.io.perm_vtk(mesh.to_type(shape), cells.shape[1])])
-
