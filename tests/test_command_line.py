@@ -176,9 +176,9 @@ def test_rve_in_three_dimensions(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nowhere.msh",), "neither a file nor one of fibre, void, laminate"),
+        (("nowhere.msh",), "neither a file nor one of fibre, void, sphere, laminate"),
         (("void", "--material", "1=rubber:1,1"), "no material 'rubber'"),
-        (("void", "--material", "1:neo-hookean=1,1"), "TAG=LAW:MU,LAMBDA"),
+        (("void", "--material", "1:neo-hookean=1,1"), "TAG=LAW:NUMBERS"),
         (("void", "--material", "1=neo-hookean:-1,1"), "above 0"),
         (("void", "--tag-name", "phase"), "leave it out"),
         (("void", "--gradient", "1,0,0"), "4 components F11,F12,F21,F22, got 3"),

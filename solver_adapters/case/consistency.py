@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from solver_adapters.case.complaints import Complaint
-from solver_adapters.case.rve_sections import LAWS
 from solver_adapters.case.schema import Case
 from solver_adapters.case.section import Components
+from solver_adapters.rve.laws import LAWS
 
 
 def contradictions(case: Case) -> Iterator[Complaint]:
@@ -40,7 +40,7 @@ def _laws(case: Case) -> Iterator[Complaint]:
         return
     if not case.rve.materials:
         yield Complaint(("rve", "materials"), "holds no material: give one for each cell tag, [rve.materials.1]")
-    known = LAWS[case.macro.kinematics]
+    known = [name for name, law in LAWS.items() if law.kinematics == case.macro.kinematics]
     for tag, material in case.rve.materials.items():
         if material.law not in known:
             yield Complaint(

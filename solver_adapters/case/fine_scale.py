@@ -34,6 +34,7 @@ from solver_adapters.case.rve_sections import (
 from solver_adapters.case.schema import Fit
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve import energies, meshes
+from solver_adapters.rve.laws import polynomial_conduction
 from solver_adapters.rve.unit_cells import UnitCell, read_unit_cell
 from solver_adapters.rve.voxels import read_image, voxel_cell
 
@@ -79,15 +80,7 @@ def energy(material: Material, dim: int) -> energies.Energy:
         case Conduction() as m:
             return energies.Conduction(m.conductivity)
         case m:
-            terms = " + ".join(f"{c:g}·θ^{power}" for power, c in enumerate(m.conductivity))
-            return energies.FieldConduction(lambda theta: _polynomial(m.conductivity, theta), name=terms)
-
-
-def _polynomial(coefficients: tuple[float, ...], theta: Any) -> Any:
-    value = coefficients[-1] + 0.0 * theta
-    for coefficient in coefficients[-2::-1]:
-        value = value * theta + coefficient
-    return value
+            return polynomial_conduction(m.conductivity)
 
 
 class FineScale:

@@ -170,14 +170,6 @@ Material = Annotated[
     Hyperelastic | Isotropic | TransverselyIsotropic | Conduction | FieldConduction, Field(discriminator="law")
 ]
 
-LAWS: dict[str, tuple[str, ...]] = {
-    "finite-strain": ("neo-hookean", "saint-venant-kirchhoff"),
-    "small-strain": ("isotropic", "transversely-isotropic"),
-    "conduction": ("conduction",),
-    "field-conduction": ("field-conduction",),
-}
-"""Kinematics → the laws it takes."""
-
 
 class Rve(Section):
     """The representative volume element that is solved at every quadrature point."""
