@@ -26,18 +26,25 @@ RVE = "solver_adapters.rve.choice:chosen_rve"
 
 def sample(
     cell: Annotated[
-        str, typer.Argument(metavar="CELL", help="fibre, void, laminate, a mesh file, or module:object of a closure")
+        str,
+        typer.Argument(
+            metavar="CELL", help="fibre, void, sphere, laminate, a mesh file, an image, or module:object of a closure"
+        ),
     ],
-    lower: Annotated[str, typer.Option(metavar="U11,U22,√2U12", help="lower bounds of the stretch, Mandel components")],
+    lower: Annotated[
+        str, typer.Option(metavar="U11,U22,√2U12", help="lower bounds of the stretch, in Mandel form (3D: 6)")
+    ],
     upper: Annotated[str, typer.Option(metavar="U11,U22,√2U12", help="upper bounds")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="the data set, a .safetensors file")],
     samples: Annotated[int, typer.Option(min=1, help="number of stretches")] = 500,
     seed: Annotated[int, typer.Option(help="of the scrambled Sobol sequence")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="stretches that are kept together")] = 8,
-    material: Annotated[list[str] | None, typer.Option(metavar="TAG=LAW:MU,LAMBDA", help="as for twoscale rve")] = None,
-    fraction: Annotated[float | None, typer.Option(help="area fraction of the inclusion of a generated cell")] = None,
+    material: Annotated[list[str] | None, typer.Option(metavar="TAG=LAW:NUMBERS", help="as for twoscale rve")] = None,
+    boundary: Annotated[str, typer.Option(help="periodic, linear or uniform, on the faces of the cell")] = "periodic",
+    fraction: Annotated[float | None, typer.Option(help="of the inclusion of a generated cell")] = None,
     size: Annotated[float | None, typer.Option(help="largest edge of its mesh; default 0.1")] = None,
     tag_name: Annotated[str | None, typer.Option(help="cell data of a mesh file that tells the materials")] = None,
+    leave_out: Annotated[int | None, typer.Option(metavar="TAG", help="void pixels or voxels of an image")] = None,
     degree: Annotated[int, typer.Option(min=1, max=4, help="of the fluctuation field")] = 2,
     unit: Annotated[str, typer.Option(help="of the moduli, and so of the stress")] = "1",
     as_json: Annotated[bool, typer.Option("--json", help="write JSON")] = False,
@@ -64,7 +71,8 @@ def sample(
     from surrogates.sampling import SamplingInterrupted
 
     comm = MPI.COMM_WORLD
-    options = {"fraction": fraction, "size": size, "tag_name": tag_name, "degree": degree, "flux_unit": unit}
+    shape = {"fraction": fraction, "size": size, "tag_name": tag_name, "leave_out": leave_out}
+    options = shape | {"boundary": boundary, "degree": degree, "flux_unit": unit}
     fine_scale = {"cell": cell, "materials": material or [], **options}
     with errors_told(rank=comm.rank):
         try:
@@ -119,7 +127,7 @@ def _fine_scale(cell: str, materials: list[str], **options: Any) -> tuple[Closur
     """The closure of a cell or ``module:object``, and what it is."""
     file = Path(cell)
     if ":" in cell and not file.exists():
-        shaping = [name for name in ("fraction", "size", "tag_name") if options[name] is not None]
+        shaping = [name for name in ("fraction", "size", "tag_name", "leave_out") if options[name] is not None]
         if shaping or materials:
             words = ", ".join(
                 "--" + name.replace("_", "-") for name in [*shaping, *(["material"] if materials else [])]
@@ -128,6 +136,11 @@ def _fine_scale(cell: str, materials: list[str], **options: Any) -> tuple[Closur
         sys.path.insert(0, "")
         return load(cell, "cpu"), {"closure": cell}
     rve = named(RVE)(cell, materials, **options)
+    if rve.spec.gradient[0] != "U11":
+        raise ContractError(
+            f"surrogates are trained on stretches, but the materials of {cell} take {', '.join(rve.spec.gradient)}: "
+            "give finite-strain laws; the tangent that twoscale rve tells is all of a linear law"
+        )
     hashed = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file.is_file() else {}
     return rve, rve.description | hashed
 

@@ -56,9 +56,7 @@ def chosen_rve(
         ContractError: a material is none, or the options do not fit the cell or each other.
         MissingPackageError: DOLFINx, meshio or gmsh is not installed.
     """
-    _check_options(
-        cell, {"--fraction": fraction, "--size": size}, {"--tag-name": tag_name}, {"--leave-out": leave_out}
-    )
+    _check_options(cell, {"--fraction": fraction, "--size": size}, {"--tag-name": tag_name}, {"--leave-out": leave_out})
     words = [_split(text) for text in materials or _default(cell, kinematics or "finite-strain")]
     try:
         from solver_adapters.fenicsx_rve import PeriodicRVE

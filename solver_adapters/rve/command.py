@@ -51,9 +51,7 @@ def rve(
     ],
     gradient: Annotated[
         str | None,
-        typer.Option(
-            metavar="F11,F12,…", help="macroscopic gradient; default: the state of rest", show_default=False
-        ),
+        typer.Option(metavar="F11,F12,…", help="macroscopic gradient; default: the state of rest", show_default=False),
     ] = None,
     material: Annotated[
         list[str] | None, typer.Option(metavar="TAG=LAW:NUMBERS", help="one for each cell tag, see below")
