@@ -180,15 +180,15 @@ def coupled(file: CaseFile, fine: Closure | None, surrogate: Closure | None) -> 
         ContractError: fine scale and surrogate do not fit.
     """
     section = file.case.closure
-    if section.mode == "off":
-        assert fine is not None
-        return fine
-    assert surrogate is not None
     if section.mode == "alone":
+        assert surrogate is not None
         return surrogate
     assert fine is not None
+    if section.mode == "off":
+        return fine
+    assert surrogate is not None
     gate = RangeGate() if section.tolerance is None else ToleranceGate(section.tolerance)
-    return AcceleratedClosure(fine, surrogate, gate=gate)
+    return AcceleratedClosure(fine, surrogate, gate=gate, mode=section.mode)
 
 
 def _file(file: CaseFile, path: Path) -> Path:

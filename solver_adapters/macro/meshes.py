@@ -114,7 +114,7 @@ def read_macro_mesh(comm: MPI.Comm, path: str | Path, *, tag_name: str | None = 
     kind = KINDS[source.kind]
     element = basix.ufl.element("Lagrange", kind.name, kind.order, shape=(kind.dim,))
     cells = _in_dolfinx_order(source.cells, kind.name)
-    domain = mesh.create_mesh(comm, cells, source.points, ufl.Mesh(element))
+    domain = mesh.create_mesh(comm, cells=cells, x=source.points, e=ufl.Mesh(element))
     return MacroMesh(domain, _facet_tags(domain, source) if source.facets.shape[1] else None, source.names)
 
 
