@@ -30,6 +30,7 @@ from coupling.errors import (
 from coupling.gate import Gate, RangeGate, ToleranceGate
 from coupling.ledger import Ledger
 from coupling.serving import CollectiveSurrogate, RemoteSurrogate
+from coupling.small_strain import StrainFrame, StretchOfStrain
 from coupling.stretch import StretchFrame
 
 __all__ = [
@@ -55,7 +56,9 @@ __all__ = [
     "ServerUnavailableError",
     "Status",
     "StepError",
+    "StrainFrame",
     "StretchFrame",
+    "StretchOfStrain",
     "ToleranceGate",
     "TwoscaleError",
     "mandel_components",

@@ -31,10 +31,8 @@ def sample(
             metavar="CELL", help="fibre, void, sphere, laminate, a mesh file, an image, or module:object of a closure"
         ),
     ],
-    lower: Annotated[
-        str, typer.Option(metavar="U11,U22,√2U12", help="lower bounds of the stretch, in Mandel form (3D: 6)")
-    ],
-    upper: Annotated[str, typer.Option(metavar="U11,U22,√2U12", help="upper bounds")],
+    lower: Annotated[str, typer.Option(metavar="G1,G2,…", help="lower bounds of the gradient")],
+    upper: Annotated[str, typer.Option(metavar="G1,G2,…", help="upper bounds")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="the data set, a .safetensors file")],
     samples: Annotated[int, typer.Option(min=1, help="number of stretches")] = 500,
     seed: Annotated[int, typer.Option(help="of the scrambled Sobol sequence")] = 0,
@@ -49,10 +47,11 @@ def sample(
     unit: Annotated[str, typer.Option(help="of the moduli, and so of the stress")] = "1",
     as_json: Annotated[bool, typer.Option("--json", help="write JSON")] = False,
 ) -> None:
-    """Sample a unit cell, or a closure of your own, over a box of stretches U: a data set for twoscale train.
+    """Sample a unit cell, or a closure of your own, over a box of gradients: a data set for twoscale train and run.
 
-    The box must hold the identity, 1,1,0. Finished batches are kept in FILE.partial: after Ctrl-C, a time limit or a
-    crash the same command goes on, on any number of ranks.
+    The gradient is the one of twoscale rve, but at finite strain the stretch U in Mandel form: U11, U22, √2·U12, in 3D
+    U11, U22, U33, √2·U23, √2·U13, √2·U12; its box must hold the identity. Finished batches are kept in FILE.partial:
+    after Ctrl-C, a time limit or a crash the same command goes on, on any number of ranks.
 
     [b]Exit code[/b]: 1 where nothing could be sampled or FILE is there already, 130 after Ctrl-C.
 
@@ -105,12 +104,12 @@ def _sampled(
     batch: int,
 ) -> Dataset:
     """The data set, which rank 0 has written (collective)."""
+    from surrogates.sampling import design_for
     from surrogates.sampling import sample as sample_closure
-    from surrogates.sampling import stretch_design
 
     together(comm, lambda: _check_free(out) if comm.rank == 0 else None)
-    design = stretch_design(*bounds, samples, seed=seed)
     closure, provenance = together(comm, lambda: _fine_scale(**fine_scale))
+    design = design_for(closure.spec, *bounds, samples, seed=seed)
     data = sample_closure(closure, design, comm=comm, batch=batch, provenance=provenance, keep=_partial(out))
     together(comm, lambda: _finish(data, out) if comm.rank == 0 else None)
     return data
@@ -136,11 +135,6 @@ def _fine_scale(cell: str, materials: list[str], **options: Any) -> tuple[Closur
         sys.path.insert(0, "")
         return load(cell, "cpu"), {"closure": cell}
     rve = named(RVE)(cell, materials, **options)
-    if rve.spec.gradient[0] != "U11":
-        raise ContractError(
-            f"surrogates are trained on stretches, but the materials of {cell} take {', '.join(rve.spec.gradient)}: "
-            "give finite-strain laws; the tangent that twoscale rve tells is all of a linear law"
-        )
     hashed = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file.is_file() else {}
     return rve, rve.description | hashed
 

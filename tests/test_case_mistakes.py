@@ -200,7 +200,7 @@ MISTAKES = {
     "box of 3D": (
         "[steps]",
         FIT.replace("-0.1]", "-0.1, 0]"),
-        "24: closure.fit.lower: needs 3 components in 2D, got 4",
+        "24: closure.fit.lower: needs 3 components, U11, U22, √2·U12, got 4",
     ),
     "no fine scale": (
         GOOD[GOOD.index("[rve]") : GOOD.index("[[boundary]]")],

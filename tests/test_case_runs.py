@@ -196,6 +196,17 @@ def test_conductivity_that_depends_on_the_field(folder):
     assert final["middle"] == pytest.approx(np.sqrt(1 + 1.5) - 1, rel=1e-5)
 
 
+def test_a_polynomial_flux_replaces_conduction(folder):
+    """κ(θ) is linear and the flux of degree 2: the polynomial is exact, and no RVE is solved."""
+    layers = [f'{{ law = "field-conduction", conductivity = [{k}, {k}] }}' for k in (1.0, 5.0)]
+    text = LAMINATE.format(kinematics="field-conduction", degree=2, macro="", dim=2, first=layers[0], second=layers[1])
+    fit = "fit = { degree = 2, lower = [-0.1, -0.1, -1.0], upper = [1.1, 3.0, 1.0], samples = 40 }\n"
+    exact = run(folder, text + WALL).rows[-1]
+    result = run(folder, text + WALL + '[closure]\nmode = "replace"\n' + fit)
+    assert result.rows[-1]["hot_inflow"] == pytest.approx(exact["hot_inflow"], rel=1e-8)
+    assert result.ledger.counts.get("rve/points", 0) == 0
+
+
 def test_initial_values_sources_and_inflow(folder):
     """κ θ'' + s = 0 with θ(0) = 3 held, θ'(1) κ = h: θ = 3 + (h + s)x/κ − s x²/2κ."""
     layers = ['{ law = "conduction", conductivity = 2.0 }'] * 2

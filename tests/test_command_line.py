@@ -286,13 +286,25 @@ def test_sampled_data_are_the_law(data):
     assert [path.name for path in data.parent.iterdir() if "partial" in path.name] == []
 
 
+def test_sample_of_a_conductivity_that_depends_on_the_field(tmp_path):
+    pytest.importorskip("dolfinx")
+    out = tmp_path / "layers.safetensors"
+    laws = layers("field-conduction:1,1", "field-conduction:9,9")
+    box = ("--lower", "0,-1,-1", "--upper", "2,1,1", "--samples", 12)
+    assert succeed("sample", "laminate", "--size", "0.5", *laws, *box, "--out", out, "--json")["samples"] == 12
+    loaded = Dataset.load(out)
+    theta, g = loaded.gradient[:, 0], loaded.gradient[:, 1:]
+    np.testing.assert_allclose(loaded.flux, -(1 + theta)[:, None] * [1.8, 5.0] * g, rtol=1e-9, atol=1e-12)
+    assert "polynomial flux" in refuse("train", out, "--out", tmp_path / "model")
+
+
 def test_what_sample_refuses(data, tmp_path):
     law = ("sample", "tests.test_command_line:LAW")
     assert "is there already" in refuse(*law, *BOX, "--out", data)
     assert "no folder" in refuse(*law, *BOX, "--out", tmp_path / "none" / "x")
     assert "below its upper" in refuse(*law, "--lower", "1.2,0.8,0", "--upper", "0.8,1.2,0", "--out", tmp_path / "x")
     linear = ("--material", "1=conduction:1", "--size", 0.5)
-    assert "take g1, g2: give finite-strain laws" in refuse("sample", "void", *BOX, *linear, "--out", tmp_path / "x")
+    assert "needs 2 components, g1, g2, got 3" in refuse("sample", "void", *BOX, *linear, "--out", tmp_path / "x")
     assert "cannot load" in refuse("sample", "no_such_module:law", *BOX, "--out", tmp_path / "x")
     assert "--size, --material shape" in refuse(
         *law, *BOX, "--size", 0.1, "--material", "1=neo-hookean:1,1", "--out", tmp_path / "x"

@@ -179,16 +179,16 @@ def _fine_scale(file: CaseFile, dim: int) -> tuple[FineScale | None, Closure | N
         with file.at("closure", "model"):
             surrogate = framed(own_closure(file, case.closure.model))
     if case.closure.mode != "off" and (fit := case.closure.fit) is not None:
-        components = 3 if dim == 2 else 6
+        names = FORMULATIONS[case.macro.kinematics].kinematics(case.macro.initial).spec(dim, flux_unit="1").gradient
         for bound in ("lower", "upper"):
             with file.at("closure", "fit", bound):
-                if (given := getattr(fit, bound)) is not None and len(given) != components:
-                    raise ContractError(f"needs {components} components in {dim}D, got {len(given)}")
+                if (given := getattr(fit, bound)) is not None and len(given) != len(names):
+                    raise ContractError(f"needs {len(names)} components, {', '.join(names)}, got {len(given)}")
         if fit.data is not None:
             with file.at("closure", "fit", "data"):
                 data = named("surrogates.dataset:Dataset").load(file.beside(fit.data))
-                if data.spec.k != components:
-                    raise ContractError(f"has {data.spec.k} components, but {dim}D stretches have {components}")
+                if data.spec.gradient != names:
+                    raise ContractError(f"has {', '.join(data.spec.gradient)}, but the problem {', '.join(names)}")
     return fine, closure, surrogate, data
 
 

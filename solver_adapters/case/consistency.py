@@ -31,8 +31,6 @@ def _closure(case: Case) -> Iterator[Complaint]:
         yield Complaint(("closure", "fit"), "samples the RVE, but there is no [rve]: describe it, or give 'data'")
     if closure.mode != "alone" and case.rve is None and closure.fine is None:
         yield Complaint(("rve",), 'is missing: describe the fine scale in [rve], or use closure.mode = "alone"')
-    if closure.mode != "off" and closure.fit is not None and case.macro.kinematics != "finite-strain":
-        yield Complaint(("closure", "fit"), f"is for finite-strain, but macro.kinematics is {case.macro.kinematics}")
 
 
 def _laws(case: Case) -> Iterator[Complaint]:

@@ -111,7 +111,8 @@ class FineScale:
         if self._cell is None or self._file.complaints:
             return None
         macro = self._file.case.macro
-        options = self._section.options() | ({"tolerance": 1e-12, "energy": True} if for_training else {})
+        training = {"tolerance": 1e-12, "energy": macro.kinematics == "finite-strain"}
+        options = self._section.options() | (training if for_training else {})
         with self._file.at("rve"):
             try:
                 kinematics = FORMULATIONS[macro.kinematics].kinematics(macro.initial)
@@ -151,7 +152,9 @@ def framed(closure: Closure) -> Closure:
 
 
 def fitted(comm: MPI.Comm, fine: FineScale | None, fit: Fit, data: Any, folder: Path) -> Closure:
-    """The polynomial energy of [closure.fit], from the data set or from samples of the RVE (collective).
+    """The polynomial of [closure.fit], from the data set or from samples of the RVE (collective).
+
+    An energy at finite strain, a flux for other kinematics.
 
     Finished samples are kept in the folder while sampling goes on, and the data set when it is done.
 
@@ -161,15 +164,17 @@ def fitted(comm: MPI.Comm, fine: FineScale | None, fit: Fit, data: Any, folder: 
     """
     if data is None:
         assert fine is not None and fit.lower is not None and fit.upper is not None
-        design = named("surrogates.sampling:stretch_design")(fit.lower, fit.upper, fit.samples, seed=fit.seed)
         rve = fine.rve(for_training=True)
         assert rve is not None
+        design = named("surrogates.sampling:design_for")(rve.spec, fit.lower, fit.upper, fit.samples, seed=fit.seed)
         keep = folder / "samples.partial"
         data = named("surrogates.sampling:sample")(rve, design, comm=comm, provenance=rve.description, keep=keep)
         if comm.rank == 0:
             data.save(folder / "samples.safetensors")
             named("surrogates.partial_samples:PartialSamples")(keep, {}).delete()
-    surrogate: Closure = named("surrogates.training:fit_polynomial")(data, degree=fit.degree)
+    of_energy = data.energy is not None
+    kind = "surrogates.training:fit_polynomial" if of_energy else "surrogates.polynomial_flux:fit_polynomial_flux"
+    surrogate: Closure = named(kind)(data, degree=fit.degree)
     return surrogate
 
 

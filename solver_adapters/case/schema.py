@@ -50,14 +50,15 @@ class Load(Selection):
 
 
 class Fit(Section):
-    """A polynomial energy fitted before the run, to a data set or to samples drawn for it."""
+    """A polynomial fitted before the run, to a data set or to samples drawn for it."""
 
     degree: Annotated[int, Field(ge=2, le=12)] = 8
-    """of the polynomial"""
+    """of the energy at finite strain, of the flux for other kinematics"""
     data: Path | None = None
     """a data set of twoscale sample, relative to the case file; without one, the RVE is sampled in the box"""
     lower: tuple[float, ...] | None = None
-    """lower bounds of the sampled stretches U11, U22, √2U12 (3D: U11, U22, U33, √2U23, √2U13, √2U12)"""
+    """lower bounds of what is sampled: stretches U11, U22, √2U12 (3D: U11, U22, U33, √2U23, √2U13, √2U12), strains in
+    the same order, g1, g2, or θ, g1, g2"""
     upper: tuple[float, ...] | None = None
     """upper bounds"""
     samples: Count = 400
@@ -84,7 +85,7 @@ class Closure(Section):
     model: str | None = None
     """the surrogate: a model folder of twoscale train, relative to the case file, or module:object"""
     fit: Fit | None = None
-    """the surrogate: a polynomial energy fitted before the run"""
+    """the surrogate: a polynomial fitted before the run"""
     tolerance: Positive | None = None
     """the gate: largest accepted uncertainty of the flux, in its unit; default: wherever the surrogate was trained"""
 
