@@ -387,3 +387,61 @@ def test_ctrl_c_keeps_what_was_computed_and_the_same_command_goes_on(tmp_path):
     assert json.loads(second.stdout)["samples"] == 100
     assert not partial.exists()
     np.testing.assert_array_equal(Dataset.load(out).flux, LAW.evaluate(Dataset.load(out).gradient, None, 0.0).flux)
+
+
+SLOW_BAR = """
+[mesh]
+kind = "rectangle"
+cells = [2, 2]
+[closure]
+fine = "slow_law:LAW"
+[[boundary]]
+where = "left"
+name = "held"
+value = { x = 0.0, y = 0.0 }
+[[boundary]]
+where = "right"
+value = { x = 0.1 }
+[steps]
+count = 100
+"""
+SLOW_LAW = """
+import time
+from coupling.closed_forms import NeoHookean
+class Slow(NeoHookean):
+    def evaluate(self, *arguments, **options):
+        time.sleep(0.03)
+        return super().evaluate(*arguments, **options)
+LAW = Slow(1.0, 1.5)
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_ends_every_rank_of_a_run_and_keeps_its_steps(ranks, tmp_path):
+    pytest.importorskip("dolfinx")
+    (tmp_path / "slow_law.py").write_text(SLOW_LAW, encoding="utf-8")
+    (tmp_path / "bar.toml").write_text(SLOW_BAR, encoding="utf-8")
+    words = [sys.executable, "-m", "coupling", "run", str(tmp_path / "bar.toml")]
+    if ranks > 1:
+        words = [shutil.which("mpirun") or pytest.skip("no mpirun"), "-n", str(ranks), *words]
+    results = tmp_path / "bar-results"
+    running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    end = time.monotonic() + 60
+    while len(_rows(results)) < 5 and running.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=30)
+    rows = _rows(results)
+    summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["ended"], summary["completed"], summary["ranks"]) == ("interrupted", False, ranks)
+    assert 3 <= len(summary["steps"]) == len(rows) - 2 < 100
+    assert float(rows[-1].split(",")[0]) == summary["final"]["load"]
+    assert "Traceback" not in told
+    if ranks == 1:  # mpirun has an exit code and a silence of its own
+        assert (running.returncode, "interrupted at load factor" in told) == (130, True)
+
+
+def _rows(results):
+    """Lines of the history so far, the head included."""
+    file = results / "history.csv"
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []

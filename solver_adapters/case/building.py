@@ -169,9 +169,9 @@ def _fine_scale(file: CaseFile, dim: int) -> tuple[FineScale | None, Closure | N
     """Makes RVEs, fine closure, surrogate and data set, as far as the case has them."""
     case, closure, surrogate, data = file.case, None, None, None
     fine = None if case.rve is None else FineScale(file, case.rve, dim)
-    if fine is not None and case.closure.mode != "alone":
-        rve = fine.rve()
-        closure = None if rve is None else framed(rve)
+    if fine is not None and fine.sound and case.closure.mode != "alone":
+        with file.at("rve"):
+            closure = framed(fine.rve())
     if case.closure.fine is not None:
         with file.at("closure", "fine"):
             closure = framed(own_closure(file, case.closure.fine))

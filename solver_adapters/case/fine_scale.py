@@ -11,6 +11,7 @@ from mpi4py import MPI
 import numpy as np
 
 from coupling.accelerated import AcceleratedClosure
+from coupling.agreement import together
 from coupling.contract import Closure
 from coupling.errors import ContractError, MeshError
 from coupling.gate import RangeGate, ToleranceGate
@@ -106,20 +107,26 @@ class FineScale:
             with file.at("rve", "materials", str(tag)):
                 self._materials[tag] = energy(material, dim)
 
-    def rve(self, *, for_training: bool = False) -> PeriodicRVE | None:
-        """An RVE; for training converged and with its energy. None where something is wrong with it."""
-        if self._cell is None or self._file.complaints:
-            return None
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong with cell and materials."""
+        return self._cell is not None and set(self._materials) == set(np.unique(self._cell.tags.values).tolist())
+
+    def rve(self, *, for_training: bool = False) -> PeriodicRVE:
+        """An RVE; for training converged and with its energy.
+
+        Raises:
+            MeshError: the cell does not fit the boundary condition, or has no equilibrium.
+        """
+        assert self._cell is not None
         macro = self._file.case.macro
         training = {"tolerance": 1e-12, "energy": macro.kinematics == "finite-strain"}
         options = self._section.options() | (training if for_training else {})
-        with self._file.at("rve"):
-            try:
-                kinematics = FORMULATIONS[macro.kinematics].kinematics(macro.initial)
-                return PeriodicRVE(self._cell, self._materials, kinematics, **options)
-            except ArithmeticError as error:
-                raise MeshError(str(error)) from error
-        return None
+        kinematics = FORMULATIONS[macro.kinematics].kinematics(macro.initial)
+        try:
+            return PeriodicRVE(self._cell, self._materials, kinematics, **options)
+        except ArithmeticError as error:
+            raise MeshError(str(error)) from error
 
     def _check_tags(self, present: set[int]) -> None:
         given = set(self._section.materials)
@@ -165,17 +172,19 @@ def fitted(comm: MPI.Comm, fine: FineScale | None, fit: Fit, data: Any, folder: 
     if data is None:
         assert fine is not None and fit.lower is not None and fit.upper is not None
         rve = fine.rve(for_training=True)
-        assert rve is not None
         design = named("surrogates.sampling:design_for")(rve.spec, fit.lower, fit.upper, fit.samples, seed=fit.seed)
         keep = folder / "samples.partial"
         data = named("surrogates.sampling:sample")(rve, design, comm=comm, provenance=rve.description, keep=keep)
-        if comm.rank == 0:
-            data.save(folder / "samples.safetensors")
-            named("surrogates.partial_samples:PartialSamples")(keep, {}).delete()
+        together(comm, lambda: _keep(data, folder, keep) if comm.rank == 0 else None)
     of_energy = data.energy is not None
     kind = "surrogates.training:fit_polynomial" if of_energy else "surrogates.polynomial_flux:fit_polynomial_flux"
     surrogate: Closure = named(kind)(data, degree=fit.degree)
     return surrogate
+
+
+def _keep(data: Any, folder: Path, partial: Path) -> None:
+    data.save(folder / "samples.safetensors")
+    named("surrogates.partial_samples:PartialSamples")(partial, {}).delete()
 
 
 def coupled(file: CaseFile, fine: Closure | None, surrogate: Closure | None) -> Closure:

@@ -77,7 +77,8 @@ class Fields:
         file = self._open.enter_context(io.XDMFFile(comm, folder / "fields.xdmf", "w"))
         file.write_mesh(mesh)
         shape = self._problem.parts.u.function_space.value_shape
-        nodal = fem.Function(fem.functionspace(mesh, ("Lagrange", mesh.geometry.cmap.degree, shape)))
+        degree = mesh.ufl_domain().ufl_coordinate_element().degree
+        nodal = fem.Function(fem.functionspace(mesh, ("Lagrange", degree, shape)))
         nodal.name = self._problem.parts.u.name
 
         def write(fields: list[fem.Function], load: float) -> None:
