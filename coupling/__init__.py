@@ -14,6 +14,7 @@ from coupling.agreement import together
 from coupling.balance import BalancedClosure
 from coupling.contract import Closure, ClosureSpec, Response, Status, mandel_components, tensor_components
 from coupling.errors import (
+    CaseError,
     ClosureError,
     ContractError,
     MeshError,
@@ -36,6 +37,7 @@ from coupling.stretch import StretchFrame
 __all__ = [
     "AcceleratedClosure",
     "BalancedClosure",
+    "CaseError",
     "Closure",
     "ClosureError",
     "ClosureSpec",

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from coupling import Closure, Ledger, together
 from coupling.files import write_atomically
-from demos.report import write_report
+from coupling.ledger import ledgers, merged
+from coupling.report import write_report
 from solver_adapters.fenicsx import MultiscaleProblem, StepRecord, load_steps
 
 COUNTS = {
@@ -70,23 +71,6 @@ def timed_steps(
         records = load_steps(problem, apply_load, steps=steps, on_step=tell)
         seconds = time.perf_counter() - start
     return Timed(seconds, records, merged(comm, problem.ledger, *ledgers(closure)))
-
-
-def ledgers(closure: Any) -> list[Ledger]:
-    """The ledgers inside a closure, found through the closures it is made of."""
-    inner = [getattr(closure, name) for name in ("inner", "fine") if hasattr(closure, name)]
-    own = [closure.ledger] if hasattr(closure, "ledger") else []
-    return own + [ledger for part in inner for ledger in ledgers(part)]
-
-
-def merged(comm: MPI.Comm, *parts: Ledger) -> Ledger:
-    """One ledger of several, over all ranks (collective)."""
-    total = Ledger()
-    for part in parts:
-        for name, n in part.counts.items():
-            total.count(name, n)
-        total.seconds.update(part.seconds)
-    return total.gathered(comm)
 
 
 def work_table(

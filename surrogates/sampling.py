@@ -19,14 +19,14 @@ from rich.progress import Progress
 from scipy.stats import qmc
 
 from coupling.agreement import together
-from coupling.contract import Array, Closure, Response, Status, usable
+from coupling.contract import Array, Closure, ClosureSpec, Response, Status, usable
 from coupling.errors import ClosureError, ContractError
+from coupling.interrupts import Interrupts
 from coupling.polar import positive_definite
 from surrogates.box import Box
 from surrogates.dataset import Dataset
-from surrogates.interrupts import Interrupts
 from surrogates.partial_samples import PartialSamples
-from surrogates.stretch_space import StretchBox, check_stretch_spec, stretch_reference
+from surrogates.stretch_space import StretchBox, box_of, check_stretch_spec, stretch_reference
 
 
 class SamplingInterrupted(KeyboardInterrupt):
@@ -95,6 +95,18 @@ def box_design(lower: Sequence[float], upper: Sequence[float], n: int, *, seed: 
         warnings.simplefilter("ignore", UserWarning)  # that n is no power of two
         points = np.array(box.lower) + sobol.random(n) * (2 * box.half_width)
     return Design(np.ascontiguousarray(points), box, seed)
+
+
+def design_for(spec: ClosureSpec, lower: Sequence[float], upper: Sequence[float], n: int, *, seed: int) -> Design:
+    """The design of a closure: :func:`stretch_design` where it takes stretches, else :func:`box_design`.
+
+    Raises:
+        ContractError: bounds that are no box of the closure's gradients.
+    """
+    if len(lower) != spec.k:
+        raise ContractError(f"the box needs {spec.k} components, {', '.join(spec.gradient)}, got {len(lower)}")
+    make = stretch_design if isinstance(box_of(spec, lower, upper), StretchBox) else box_design
+    return make(lower, upper, n, seed=seed)
 
 
 def sample(

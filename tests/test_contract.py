@@ -48,6 +48,7 @@ def test_what_the_package_offers():
     assert set(coupling.__all__) == {
         "AcceleratedClosure",
         "BalancedClosure",
+        "CaseError",
         "Closure",
         "ClosureError",
         "ClosureSpec",
