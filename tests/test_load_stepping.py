@@ -215,7 +215,7 @@ def test_a_predictor_for_a_problem_without_a_residual():
     with pytest.raises(ContractError, match="Spring lacks comm, owned, residual_norm"):
         load_steps(problem, problem.apply, predictor=PODPredictor())
     with pytest.raises(ContractError, match="predict and observe, got int"):
-        load_steps(problem, problem.apply, predictor=3)
+        load_steps(problem, problem.apply, predictor=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.mpi
