@@ -10,7 +10,7 @@ line:
     warm_start(snes, predictor, parameter=lambda: (load, nu))
 
 1. The study is run as it is: each solve starts from the solution before it. 2. It is run again with each predictor:
-extrapolation, the last tangent, modes of all solutions so far, and a network that
+extrapolation, the last tangent, modes of all solutions so far, least residual within the last modes, and a network that
    was trained on the first materials of the study.
 3. Newton iterations, time and the difference in the solutions are compared in a table, two figures and a page.
 """
@@ -184,7 +184,7 @@ def run_all(comm: MPI.Comm, cells: int, steps: int) -> tuple[Bar, Array, dict[st
     bar, loads = Bar(comm, cells), np.arange(steps + 1) / steps
     run_study(bar, loads[:2], "none", lambda: bar.load)  # compiled forms and warm caches for all
     studies = {"last solution": run_study(bar, loads, "none", lambda: bar.load)}
-    for name in ("linear", "quadratic", "tangent"):
+    for name in ("linear", "quadratic", "tangent", "projection"):
         studies[name] = run_study(bar, loads, name, lambda: bar.load)
     studies["POD"] = run_study(bar, loads, PODPredictor(comm=comm, window=200), lambda: (bar.load, bar.nu))
     network, seconds = train(comm, studies["last solution"], loads)
@@ -230,13 +230,13 @@ def compare(comm: MPI.Comm, studies: Mapping[str, Study], training: float) -> di
 def table(summary: Mapping[str, Any]) -> Table:
     """The comparison as a table."""
     shown = Table(
-        "start of a solve",
+        "start",
         "Newton its",
         "seconds",
-        f"last {len(MATERIALS) - TRAINED_ON} materials",
+        f"its, last {len(MATERIALS) - TRAINED_ON}",
         "seconds",
         "guesses",
-        "difference",
+        "change",
         title=f"{summary['solves']} solves on {summary['ranks']} rank(s)",
     )
     for column in shown.columns[1:]:
@@ -253,8 +253,8 @@ def table(summary: Mapping[str, Any]) -> Table:
         )
     shown.caption = (
         f"The network was trained on the solutions of the first {TRAINED_ON} materials in "
-        f"{summary['training seconds']:.1f} s. Difference: of the solutions, to those without warm starts, relative to "
-        "the largest displacement."
+        f"{summary['training seconds']:.1f} s and used for the last {len(MATERIALS) - TRAINED_ON}. Change: of the "
+        "solutions, relative to the largest displacement."
     )
     return shown
 
@@ -304,12 +304,14 @@ def _draw_bars(surfaces: Sequence[tuple[Array, Array]], file: Path) -> None:
     away = np.cross(up, right)
     figure, axes = plt.subplots(len(surfaces), 1, figsize=(7, 6), layout="constrained", sharex=True)
     scale = Normalize(0.0, max(float(values.max()) for _, values in surfaces))
+    everything = np.concatenate([corners.reshape(-1, 3) for corners, _ in surfaces])
+    low, high = ([f(everything @ direction) for direction in (right, up)] for f in (np.min, np.max))
     for panel, (corners, values) in zip(axes, surfaces, strict=True):
         order = np.argsort(-(corners.mean(axis=1) @ away))
         flat = np.stack((corners[order] @ right, corners[order] @ up), axis=2)
         drawn = PolyCollection(list(flat), array=values[order], norm=scale, edgecolors="k", linewidths=0.3)
         panel.add_collection(drawn)
-        panel.autoscale_view()
+        panel.set(xlim=(low[0] - 0.1, high[0] + 0.1), ylim=(low[1] - 0.1, high[1] + 0.1))
         panel.set_aspect("equal")
         panel.set_axis_off()
     figure.colorbar(drawn, ax=list(axes), label="displacement", shrink=0.7)
