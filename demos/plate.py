@@ -81,7 +81,8 @@ class Plate:
         self.da.globalToNatural(self.theta, natural)
         whole = np.concatenate(self.fluxes.comm.allgather(natural.array_r.copy()))
         natural.destroy()
-        return whole.reshape(self.da.getSizes()[::-1])
+        temperatures: Array = whole.reshape(self.da.getSizes()[::-1])
+        return temperatures
 
     def close(self) -> None:
         """Destroy the PETSc objects (collective)."""
