@@ -16,7 +16,7 @@ from typing import Any
 from coupling.contract import Closure
 from coupling.errors import ModelError
 
-FOLDER_LOADER = "surrogates:load_model"
+FOLDER_LOADER = "surrogates.loading:load_folder"
 
 
 def canonical(source: str) -> str:
