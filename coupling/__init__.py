@@ -28,7 +28,7 @@ from coupling.errors import (
 )
 from coupling.gate import Gate, RangeGate, ToleranceGate
 from coupling.ledger import Ledger
-from coupling.serving import CollectiveSurrogate, RemoteSurrogate
+from coupling.serving import CollectiveSurrogate, RemoteSurrogate, Tls, TritonSurrogate
 from coupling.stretch import StretchFrame
 
 __all__ = [
@@ -54,7 +54,9 @@ __all__ = [
     "Status",
     "StepError",
     "StretchFrame",
+    "Tls",
     "ToleranceGate",
+    "TritonSurrogate",
     "TwoscaleError",
     "mandel_components",
     "tensor_components",

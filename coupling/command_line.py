@@ -15,6 +15,7 @@ COMMANDS = {
     "sample": "surrogates.sample_command:sample",
     "train": "surrogates.train_command:train",
     "check": "surrogates.check_command:check",
+    "export": "surrogates.export_command:export",
     "serve": "coupling.serving.cli:serve",
 }
 """Name of a command → ``module:function``. The modules of all commands are imported for ``twoscale --help``: packages

@@ -93,7 +93,7 @@ class PolynomialModule(nn.Module):
         super().__init__()
         scale, k = polynomial.weights["scale"], polynomial.k
         monomials = Monomials.up_to(polynomial.degree, k)
-        self.reference, self.inverse_scale = _constant(stretch_reference(k)), _constant(1.0 / scale)
+        self.reference, self.inverse_scale = _constant(stretch_reference(k)), _constant(np.reciprocal(scale))
         self.rows = _constant(polynomial.weights["coefficients"] @ monomials.responses(scale))
         by_degree = groupby(monomials.products[k:], key=lambda product: product[1].stop)
         self.degrees = [[(tail, v) for _, tail, v in products] for _, products in by_degree]
@@ -119,4 +119,4 @@ def _upper_triangle(k: int) -> Array:
     P = np.zeros((k, k, len(i)))
     P[i, j, np.arange(len(i))] += 0.5
     P[j, i, np.arange(len(i))] += 0.5
-    return P.reshape(k * k, -1)
+    return np.asarray(P.reshape(k * k, -1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from coupling.contract import ClosureSpec
 from coupling.errors import ModelError
 from surrogates.energy_program import energy_module
 from surrogates.energy_surrogate import EnergySurrogate
-from surrogates.program_card import ProgramCard
+from surrogates.program_card import RESULTS, ProgramCard
+from surrogates.torch_surrogate import TorchSurrogate
 
 
 def exported(module: nn.Module, spec: ClosureSpec) -> ExportedProgram:
@@ -55,14 +57,21 @@ def traced(function: Callable[[Tensor], Any], spec: ClosureSpec) -> GraphModule:
         raise ModelError(f"torch cannot trace the function: {type(error).__name__}: {error}") from error
 
 
-def energy_program(surrogate: EnergySurrogate) -> tuple[ExportedProgram, ProgramCard]:
-    """A trained energy as a program U ↦ T, packed ∂T/∂U, Ŵ, and its card with range, hold-out error and origin.
+def program_of(surrogate: EnergySurrogate | TorchSurrogate) -> tuple[ExportedProgram, ProgramCard]:
+    """A surrogate on the CPU as a program that gives flux and tangent, and the energy where there is one; and its card.
+
+    The tangents of energy surrogates come packed.
 
     Raises:
-        ModelError: for a family of energies without torch operations.
+        ModelError: where torch has no operations for it, or cannot trace or export them.
     """
-    card = energy_card(surrogate)
-    return exported(energy_module(surrogate.potential), card.spec), card
+    if isinstance(surrogate, EnergySurrogate):
+        card = energy_card(surrogate)
+        return exported(energy_module(surrogate.potential), card.spec), card
+    card = surrogate.card
+    names = tuple(name for name in RESULTS if name != "energy" or name in card.results)
+    graph = traced(lambda gradient: tuple(surrogate.function(gradient)[name] for name in names), card.spec)
+    return exported(graph, card.spec), replace(card, results=names)
 
 
 def energy_card(surrogate: EnergySurrogate) -> ProgramCard:

@@ -2,9 +2,10 @@
 
 ``torch.export.load`` trusts its file: torch 2.6 unpickles weights, constants and example inputs without restriction,
 and hands the expressions of sizes to SymPy, which evaluates them as Python. :func:`read_program` looks first: every
-pickle must hold tensors and plain values only (``torch.load`` with ``weights_only=True``), every expression be arithmetic
-of sizes, and there must be no native code. What is left is torch's own reader and operators. That keeps out the known
-ways to run code from such a file; it is no proof against a flaw in torch, so take programs from people you trust.
+pickle must hold tensors and plain values only (``torch.load`` with ``weights_only=True``), every expression be sums
+and products of sizes, and there must be no native code. What is left is torch's own reader and operators. That keeps
+out the known ways to run code from such a file; it is no proof against a flaw in torch, so take programs from people
+you trust.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class TorchSurrogate:
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """Flux, tangent and, where the function has one, energy at the gradients (n, k)."""
         n = check_arguments(self.spec, gradient, state, hint)
-        finite, inside = np.isfinite(gradient).all(axis=1), self.card.inside(gradient)
+        finite, inside = np.asarray(np.isfinite(gradient).all(axis=1)), self.card.inside(gradient)
         safe = gradient if finite.all() else np.where(finite[:, None], gradient, self._reference)
         values = self._evaluated(safe) if n else {}
         shapes = {"flux": (n, self.spec.m), "tangent": (n, self.spec.m, self.spec.k), "energy": (n,)}
@@ -100,7 +100,11 @@ def _probe(surrogate: TorchSurrogate) -> None:
         values, alone = surrogate.call(gradient), [surrogate.call(gradient[i : i + 1]) for i in range(3)]
     except Exception as error:  # a user's function may raise anything
         raise ModelError(f"the function fails on 3 gradients or on 1: {type(error).__name__}: {error}") from error
-    shapes = {"flux": [(3, spec.m)], "tangent": [(3, spec.m, spec.k)], "energy": [(3,)]}
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "flux": [(3, spec.m)],
+        "tangent": [(3, spec.m, spec.k)],
+        "energy": [(3,)],
+    }
     if spec.symmetric:
         shapes["tangent"].append((3, packed_size(spec.k)))
     for name, array in values.items():
