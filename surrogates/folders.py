@@ -21,6 +21,8 @@ from coupling.errors import ModelError
 from coupling.files import write_atomically
 
 CARD = "card.json"
+PROGRAM_FAMILY = "torch-export"
+"""What the cards of :mod:`surrogates.program_folder` say, so that it need not be imported to tell them apart."""
 _AT_FDCWD = -100
 T = TypeVar("T")
 

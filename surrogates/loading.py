@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surrogates.energy_surrogate import EnergySurrogate
-from surrogates.folders import load_whole, read_card
+from surrogates.folders import PROGRAM_FAMILY, load_whole, read_card
 from surrogates.model_folder import load_model
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def load_folder(folder: str | Path, device: str = "cpu") -> EnergySurrogate | To
     """
 
     def load(path: Path) -> EnergySurrogate | TorchSurrogate:
-        if read_card(path).get("family") != "torch-export":
+        if read_card(path).get("family") != PROGRAM_FAMILY:
             return load_model(path, device)
         from surrogates.program_folder import load_program
 

@@ -20,6 +20,7 @@ from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.folders import (
     CARD,
+    PROGRAM_FAMILY,
     check_complete,
     check_format,
     check_replaceable,
@@ -98,6 +99,8 @@ def load_model(folder: str | Path, device: str = "cpu") -> EnergySurrogate:
 
 def _load(folder: Path, device: str) -> EnergySurrogate:
     card = read_card(folder)
+    if card.get("family") == PROGRAM_FAMILY:
+        raise ModelError(f"{folder} is a program: load it with surrogates.loading.load_folder")
     known = _check_card(folder, card)
     weights = _read_weights(folder / WEIGHTS, card["weights_sha256"])
     try:

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from coupling.errors import ModelError
 from surrogates.folders import (
+    PROGRAM_FAMILY,
     check_complete,
     check_format,
     check_replaceable,
@@ -32,7 +33,6 @@ from surrogates.program_archive import read_program
 from surrogates.program_card import ProgramCard
 from surrogates.torch_surrogate import TorchSurrogate
 
-FAMILY = "torch-export"
 FORMAT = 1
 PROGRAM = "program.pt2"
 
@@ -58,7 +58,7 @@ def save_program(program: ExportedProgram | nn.Module, card: ProgramCard, folder
     torch.export.save(program, buffer)
     content = {
         "format": FORMAT,
-        "family": FAMILY,
+        "family": PROGRAM_FAMILY,
         "program": card.as_json(),
         "versions": installed_versions("twoscale", "torch"),
         "program_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
@@ -82,8 +82,8 @@ def _load(folder: Path, device: str) -> TorchSurrogate:
     content = read_card(folder)
     check_complete(folder, content, "format", "family", "program", "program_sha256", "card_sha256")
     check_format(folder, content, FORMAT)
-    if content["family"] != FAMILY:
-        raise ModelError(f"{folder} is of the family {content['family']!r}, expected {FAMILY!r}")
+    if content["family"] != PROGRAM_FAMILY:
+        raise ModelError(f"{folder} is of the family {content['family']!r}, expected {PROGRAM_FAMILY!r}")
     check_seal(folder, content)
     data = read_file(folder / PROGRAM, content["program_sha256"])
     try:

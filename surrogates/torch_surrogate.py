@@ -83,7 +83,7 @@ class TorchSurrogate:
             {name: array.numpy(force=True) for name, array in self.call(gradient[start : start + self.chunk]).items()}
             for start in range(0, len(gradient), self.chunk)
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {name: np.ascontiguousarray(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
     def call(self, gradient: Array) -> Values:
         """The function's results, by name, completed by derivatives; on its device."""

@@ -3,6 +3,8 @@
     REPOSITORY/NAME/config.pbtxt      what the model takes and gives, batches merged from waiting requests
     REPOSITORY/NAME/1/model.onnx      version 1, for Triton's ONNX Runtime backend; no code, no torch on the server
 
+The newest two versions are served, so that a run that uses the older one can go on with it.
+
 The configuration carries the closure's specification, which :class:`coupling.TritonSurrogate` reads there.
 """
 
@@ -88,6 +90,7 @@ def configuration(module: Served, name: str, max_batch_size: int) -> str:
             f"input [\n{_tensor('gradient', 'TYPE_FP64', [k])}\n]",
             "output [\n" + ",\n".join(outputs) + "\n]",
             "dynamic_batching { }",
+            "version_policy { latest { num_versions: 2 } }",
             f'parameters {{ key: "twoscale_spec" value {{ string_value: {json.dumps(json.dumps(asdict(spec)))} }} }}',
             "",
         ]

@@ -7,7 +7,6 @@ backend of nvidia-pytriton was built for NumPy 1 and misreads the arrays of NumP
 import os
 
 import numpy as np
-
 import onnxruntime
 import triton_python_backend_utils as triton
 

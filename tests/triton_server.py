@@ -90,8 +90,8 @@ def _command(folder: Path) -> tuple[list[str], dict[str, str]]:
 def _from_wheel(environment: Path, folder: Path) -> tuple[list[str], dict[str, str]]:
     """The server of nvidia-pytriton, its Python backend, and by that our backend for ONNX models.
 
-    The stub of the Python backend is moved away from the libpython beside it, which lacks modules that Debian builds into
-    its own: under its name it finds the system's.
+    The stub of the Python backend is moved away from the libpython of the wheel, which lacks modules that Debian builds
+    into its own: under that one's name it finds the system's.
     """
     packages = next((environment / "lib").glob("python3*/site-packages"))
     version = packages.parent.name.removeprefix("python")
