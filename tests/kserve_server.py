@@ -1,4 +1,4 @@
-"""A small KServe v2 server with nothing but what the protocol demands: typed contents, no shared memory, no configuration."""
+"""A KServe v2 server that does no more than it must: typed contents, no shared memory, no settings."""
 
 from __future__ import annotations
 
