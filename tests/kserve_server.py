@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from coupling.contract import Closure
 
 
-class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
+class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc] # comes without types
     """A closure under the name "law"."""
 
     def __init__(self, closure: Closure) -> None:

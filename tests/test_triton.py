@@ -70,7 +70,7 @@ def write_foreign_model(folder):
     """A model of single precision, which nobody exported with twoscale."""
     from onnx import TensorProto, helper, save
 
-    shape = ["n", 3]
+    shape: list[str | int | None] = ["n", 3]
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("gradient", "flux")]
     graph = helper.make_graph(
         [helper.make_node("Identity", ["gradient"], ["flux"])], "single", tensors[:1], tensors[1:]

@@ -22,7 +22,8 @@ class NeoHookeanEnergy(torch.nn.Module):
 
     def forward(self, U: torch.Tensor) -> torch.Tensor:
         log_J = torch.log(U[:, 0] * U[:, 1] - 0.5 * U[:, 2] ** 2)
-        return 0.5 * self.mu * ((U * U).sum(1) - 2.0 - 2.0 * log_J) + 0.5 * self.lmbda * log_J**2
+        energy: torch.Tensor = 0.5 * self.mu * ((U * U).sum(1) - 2.0 - 2.0 * log_J) + 0.5 * self.lmbda * log_J**2
+        return energy
 
 
 class NeoHookeanFlux(NeoHookeanEnergy):
@@ -31,7 +32,8 @@ class NeoHookeanFlux(NeoHookeanEnergy):
     def forward(self, U: torch.Tensor) -> torch.Tensor:
         J = U[:, 0] * U[:, 1] - 0.5 * U[:, 2] ** 2
         cofactor = torch.stack([U[:, 1], U[:, 0], -U[:, 2]], 1)
-        return self.mu * U + ((self.lmbda * torch.log(J) - self.mu) / J)[:, None] * cofactor
+        flux: torch.Tensor = self.mu * U + ((self.lmbda * torch.log(J) - self.mu) / J)[:, None] * cofactor
+        return flux
 
 
 def own_energy(device: str = "cpu") -> TorchSurrogate:

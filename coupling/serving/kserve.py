@@ -87,6 +87,7 @@ class Connection:
     def close(self) -> None:
         """Leave; requests under way are cancelled."""
         self._client.close()
+        self._client = None  # its own destructor fails where it runs after gRPC's at the end of the process
         self._drop_region()
 
     def _model(self) -> dict[str, str]:

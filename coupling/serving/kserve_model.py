@@ -125,8 +125,8 @@ def _shapes(spec: ClosureSpec) -> dict[str, list[tuple[int, ...]]]:
     """Shapes per point that results may have."""
     packed: list[tuple[int, ...]] = [(packed_size(spec.k),)] if spec.symmetric else []
     single: list[tuple[int, ...]] = [(1,)]
-    shapes = {"flux": [(spec.m,)], "tangent": [*packed, (spec.m, spec.k)]}
-    return shapes | {"status": single, "uncertainty": single, "energy": single}
+    tangent = [*packed, (spec.m, spec.k)]
+    return {"flux": [(spec.m,)], "tangent": tangent, "status": single, "uncertainty": single, "energy": single}
 
 
 def _listed(tensors: Any) -> str:
