@@ -255,7 +255,7 @@ def assert_right(answer, gradient=GRADIENT):
 def test_killed_and_started_again(mortal, memory):
     """In the middle of an evaluation: the local copy answers; after the restart the server does again."""
     many = np.tile(GRADIENT, (200, 1))
-    with TritonSurrogate("energy", mortal.address, memory=memory, batch=500, timeout=20.0) as remote:
+    with TritonSurrogate("energy", mortal.address, memory=memory, batch=500, timeout=60.0, attempts=1000) as remote:
         assert_right(remote.evaluate(many, None, 1.0), many)
         restart = threading.Timer(0.05, lambda: (mortal.end(), mortal.start()))
         restart.start()
@@ -268,15 +268,17 @@ def test_killed_and_started_again(mortal, memory):
 
 def test_the_local_copy_answers_then_the_breaker_opens(mortal):
     breaker = Breaker(losses=2, window=60.0, rest=0.5)
-    with TritonSurrogate("energy", mortal.address, timeout=0.5, local=own_energy, breaker=breaker) as remote:
+    with TritonSurrogate("energy", mortal.address, timeout=30.0, local=own_energy, breaker=breaker) as remote:
         mortal.end()
         for calls in (1, 2):
+            start = time.monotonic()
             assert_right(remote.evaluate(GRADIENT, None, 1.0))
+            assert time.monotonic() - start < 2.0
             assert remote.ledger.counts["server/local points"] == calls * len(GRADIENT)
         assert breaker.open
         start, losses = time.monotonic(), remote.ledger.counts["server/losses"]
         assert_right(remote.evaluate(GRADIENT, None, 1.0))
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 1.0
         assert remote.ledger.counts["server/losses"] == losses
         mortal.start()
         time.sleep(0.5)

@@ -30,10 +30,10 @@ class TritonSurrogate:
     :mod:`coupling.serving.kserve_model`. The version is the newest when the surrogate is made, and stays: a solver's
     law does not change under its Newton iteration. One surrogate serves one thread; every rank has its own.
 
-    Where the server dies, or the network is cut, an evaluation is sent again while its time lasts; a server that hangs
-    uses up that time. Then the ``local`` copy answers. Where there is none, ``evaluate`` raises, and
-    :class:`coupling.AcceleratedClosure` has the fine scale serve the points. All of this is local to a rank; where all
-    have to take the same way, use :class:`coupling.CollectiveSurrogate`.
+    Where the server dies, or the network is cut, an evaluation is sent again, after 20 ms, 40 ms and so on; a server
+    that hangs uses up the time that an evaluation has. Then the ``local`` copy answers. Where there is none,
+    ``evaluate`` raises, and :class:`coupling.AcceleratedClosure` has the fine scale serve the points. All of this is
+    local to a rank; where all have to take the same way, use :class:`coupling.CollectiveSurrogate`.
 
     Ledger: as :class:`coupling.RemoteSurrogate`.
 
@@ -51,6 +51,7 @@ class TritonSurrogate:
         headers: sent with every request, such as ``{"authorization": "Bearer …"}``.
         local: a closure with the same answers, or a function that makes one when it is needed.
         timeout: seconds that an evaluation may take, all attempts together; as many that making the surrogate may.
+        attempts: how often one evaluation is sent to a server that is not there or has gone.
         batch: points per request, None for as many as the server evaluates at once.
         breaker: when to stop asking a server that keeps dying.
         ledger: where the work is entered, a new one if None.
@@ -74,12 +75,13 @@ class TritonSurrogate:
         headers: Mapping[str, str] | None = None,
         local: Closure | Callable[[], Closure] | None = None,
         timeout: float = 10.0,
+        attempts: int = 3,
         batch: int | None = None,
         breaker: Breaker | None = None,
         ledger: Ledger | None = None,
     ) -> None:
         self._place = Place(address, model, version, tls, headers, memory, device)
-        self._timeout, self._breaker = timeout, breaker or Breaker()
+        self._timeout, self._attempts, self._breaker = timeout, attempts, breaker or Breaker()
         self.ledger = Ledger() if ledger is None else ledger
         connection = Connection(self._place, spec, batch, time.monotonic() + timeout)
         self.spec, self.version = connection.spec, connection.version
@@ -143,8 +145,9 @@ class TritonSurrogate:
             raise ServerUnavailableError(
                 f"the server at {self._place.address} keeps dying, and is not asked for a while"
             )
-        deadline, (pause, longest) = time.monotonic() + self._timeout, PAUSES
+        deadline, attempts, (pause, longest) = time.monotonic() + self._timeout, 0, PAUSES
         while True:
+            attempts += 1
             try:
                 if self._connection is None:
                     self._take(Connection(self._place, self.spec, self._batch, deadline))
@@ -152,7 +155,8 @@ class TritonSurrogate:
                 return self._connection.evaluate(gradient, deadline)
             except ServerError as error:
                 self._lose()
-                if not isinstance(error, ServerUnavailableError) or time.monotonic() + pause > deadline:
+                hopeless = attempts >= self._attempts or time.monotonic() + pause > deadline
+                if hopeless or not isinstance(error, ServerUnavailableError):
                     self._breaker.lost()
                     raise
             with self.ledger.phase("server/recovery"):
