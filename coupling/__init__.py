@@ -29,6 +29,7 @@ from coupling.errors import (
 from coupling.gate import Gate, RangeGate, ToleranceGate
 from coupling.ledger import Ledger
 from coupling.serving import CollectiveSurrogate, RemoteSurrogate, Tls, TritonSurrogate
+from coupling.small_strain import StrainFrame, StretchOfStrain
 from coupling.stretch import StretchFrame
 
 __all__ = [
@@ -53,7 +54,9 @@ __all__ = [
     "ServerUnavailableError",
     "Status",
     "StepError",
+    "StrainFrame",
     "StretchFrame",
+    "StretchOfStrain",
     "Tls",
     "ToleranceGate",
     "TritonSurrogate",

@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from coupling.contract import Array
 from coupling.errors import ModelError
+from surrogates.backend import Precision
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.folders import (
@@ -42,7 +43,7 @@ WEIGHTS = "weights.safetensors"
 
 class _Family(Protocol):
     def __call__(
-        self, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str = "cpu"
+        self, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str, precision: Precision
     ) -> Potential: ...
 
 
@@ -85,26 +86,37 @@ def _card_of(surrogate: EnergySurrogate, weights: bytes) -> dict[str, Any]:
     )
 
 
-def load_model(folder: str | Path, device: str = "cpu") -> EnergySurrogate:
+def load_model(folder: str | Path, device: str = "cpu", precision: Precision = "float64") -> EnergySurrogate:
     """The surrogate of a model folder, bit for bit as it was saved.
 
     Where :func:`save_model` replaces the folder meanwhile, this is the old model or the new one, never parts of both.
 
+    Args:
+        folder: written by :func:`save_model`.
+        device: where it evaluates, see :func:`surrogates.backend.backend_of`.
+        precision: in which it evaluates. In float32 the flux has noise of the size that the card states, below which no
+            Newton iteration can reduce its residual: the solver's tolerance has to be above it.
+
     Raises:
-        ModelError: where anything is missing, damaged, of a newer format or of an unknown family; nothing is ever
-            executed.
+        ModelError: where anything is missing, damaged, of a newer format or of an unknown family, nothing is ever
+            executed; for float32 where the card does not say that it adds a tenth of the errors or less.
     """
-    return load_whole(Path(folder), lambda path: _load(path, device))
+    return load_whole(Path(folder), lambda path: _load(path, device, precision))
 
 
-def _load(folder: Path, device: str) -> EnergySurrogate:
+def _load(folder: Path, device: str, precision: Precision) -> EnergySurrogate:
     card = read_card(folder)
     if card.get("family") == PROGRAM_FAMILY:
         raise ModelError(f"{folder} is a program: load it with surrogates.loading.load_folder")
     known = _check_card(folder, card)
+    if precision != "float64" and not known.allows_float32:
+        measured = "nobody has measured what float32 adds to its errors" if known.float32 is None else known.float32
+        raise ModelError(
+            f"{folder} has to be evaluated in float64: {measured}, and a tenth of the hold-out errors is allowed"
+        )
     weights = _read_weights(folder / WEIGHTS, card["weights_sha256"])
     try:
-        potential = FAMILIES[card["family"]](card["architecture"], weights, device)
+        potential = FAMILIES[card["family"]](card["architecture"], weights, device, precision)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -8,6 +8,7 @@ dying is given up.
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -44,7 +45,7 @@ class Supervisor:
         if settings.detach and os.fork():
             os._exit(0)
         self._plan: list[dict[str, Any]] = [
-            {"name": name, "current": 1, "previous": 0, "newest": 1, "versions": {"1": canonical(source)}}
+            {"name": name, "current": 1, "previous": 0, "newest": 1, "versions": {"1": _unread(source)}}
             for name, source in settings.models.items()
         ]
         self._alive = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
@@ -108,11 +109,14 @@ class Supervisor:
                 self._kill("no sign of life")
 
     def _preload(self) -> None:
-        if any(is_folder(source) for entry in self._plan for source in entry["versions"].values()):
+        """Import what model folders need; a forked server need not look through all of that for garbage."""
+        if any(is_folder(v["source"]) for entry in self._plan for v in entry["versions"].values()):
             try:
                 preload()
             except ImportError as error:  # the server will say so to whoever asks for such a model
                 self.log.warning("cannot load model folders", error=str(error))
+        gc.collect()
+        gc.freeze()
 
     def _hangs(self) -> bool:
         since = self._alive[0]
@@ -169,7 +173,7 @@ def serve(
     start = time.monotonic()
     settings = Settings(**{**vars(settings), "device": chosen_device(settings.device)})
     table = ModelTable(lambda: _send_plan(plans, table))
-    for error in table.restore(plan, settings.device):
+    for error in table.restore(plan, settings.device, settings.precision):
         log.warning("model not loaded", error=str(error))
 
     server = Server(settings, listener, table, log, alive)
@@ -180,6 +184,11 @@ def serve(
     log.info("ready", device=settings.device, models=list(table.models), seconds=round(time.monotonic() - start, 3))
     server.run()
     log.info("stopping", clients=len(server.clients))
+
+
+def _unread(source: str) -> dict[str, str | None]:
+    """A version of a plan whose files nobody has looked at yet."""
+    return {"source": canonical(source), "fingerprint": None}
 
 
 def _send_plan(plans: socket.socket, table: ModelTable) -> None:

@@ -71,6 +71,11 @@ class UnitCell:
         """The parallelepiped that repeats."""
         return Period.around(self.mesh.geometry.x[:, : self.mesh.geometry.dim], self.lattice)
 
+    def fraction(self, tag: int) -> float:
+        """Share of the period's volume that the cells of a tag fill."""
+        dx = ufl.Measure("dx", self.mesh, subdomain_data=self.tags)
+        return float(dolfinx.fem.assemble_scalar(dolfinx.fem.form(1.0 * dx(tag)))) / self.period.volume
+
     @property
     def quadrature_excess(self) -> int:
         """Degrees of quadrature that cells which are no affine images of a simplex need in addition."""
