@@ -30,7 +30,7 @@ from coupling.errors import (
 )
 from coupling.gate import Gate, RangeGate, ToleranceGate
 from coupling.ledger import Ledger
-from coupling.serving import CollectiveSurrogate, RemoteSurrogate
+from coupling.serving import CollectiveSurrogate, RemoteSurrogate, Tls, TritonSurrogate
 from coupling.small_strain import StrainFrame, StretchOfStrain
 from coupling.stretch import StretchFrame
 
@@ -61,7 +61,9 @@ __all__ = [
     "StrainFrame",
     "StretchFrame",
     "StretchOfStrain",
+    "Tls",
     "ToleranceGate",
+    "TritonSurrogate",
     "TwoscaleError",
     "mandel_components",
     "tensor_components",

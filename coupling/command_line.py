@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "surrogates.train_command:train",
     "check": "surrogates.check_command:check",
     "run": "solver_adapters.case.command:run",
+    "export": "surrogates.export_command:export",
     "serve": "coupling.serving.cli:serve",
 }
 """Name of a command → ``module:function``. The modules of all commands are imported for ``twoscale --help``: packages

@@ -20,6 +20,7 @@ from coupling.serving.breaker import Breaker
 from coupling.serving.exchange import NEVER, Exchange, Ticket
 from coupling.serving.frames import ENERGY, UNCERTAINTY
 from coupling.serving.link import Link
+from coupling.serving.local_copy import LocalCopy
 from coupling.serving.lookup import Lookup
 
 
@@ -82,15 +83,15 @@ class RemoteSurrogate:
         ledger: Ledger | None = None,
     ) -> None:
         self._servers = Lookup(os.fspath(model), address, device, timeout, start_timeout)
-        self._local, self._attempts, self._breaker = local, attempts, breaker or Breaker()
+        self._attempts, self._breaker = attempts, breaker or Breaker()
         if deadline is not None and deadline <= 0.0:
             raise ContractError(f"deadline must be a time above 0 s, or None for none, got {deadline}")
         self._deadline = deadline
         self.ledger = Ledger() if ledger is None else ledger
-        self._local_copy: Closure | None = None
         self._exchange: Exchange | None = None
         link = self._servers.first_link(version)
         self.spec: ClosureSpec = link.spec
+        self._local = None if local is None else LocalCopy(local, self.spec, self.ledger)
         self._take(link)
 
     @property
@@ -214,7 +215,8 @@ class RemoteSurrogate:
         if link.spec != self.spec:
             link.close()
             raise ServerRefusedError(f"version {link.version} has another specification: make a new RemoteSurrogate")
-        self._local_copy = self._local if isinstance(self._local, Closure) else None
+        if self._local is not None:
+            self._local.forget()
         self._take(link)
         return link.version
 
@@ -261,19 +263,8 @@ class RemoteSurrogate:
         if self._local is None:
             ticket.error = error
             return
-        self.ledger.count("server/local points", len(ticket.gradient))
         try:
-            ticket.response = self._copy().evaluate(ticket.gradient, ticket.state, ticket.dt, ticket.hint)
+            ticket.response = self._local.evaluate(ticket.gradient, ticket.state, ticket.dt, ticket.hint)
             ticket.left = 0
         except Exception as failure:  # the caller shall get it, whatever it is
             ticket.error = failure
-
-    def _copy(self) -> Closure:
-        """The local copy, made when it is needed first."""
-        if self._local_copy is None:
-            assert self._local is not None
-            made = self._local if isinstance(self._local, Closure) else self._local()
-            if made.spec != self.spec:
-                raise ContractError(f"the local copy must have the model's specification {self.spec}, got {made.spec}")
-            self._local_copy = made
-        return self._local_copy
