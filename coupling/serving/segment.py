@@ -13,22 +13,26 @@ import fcntl
 import mmap
 import os
 import stat
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from coupling.contract import Array, ClosureSpec, StatusArray
+from coupling.contract import Array, ClosureSpec, Response, StatusArray
 from coupling.errors import ServerRefusedError
+from coupling.serving.frames import ENERGY, UNCERTAINTY
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 MOST_SLOTS = 64
 MOST_BYTES = 1 << 30
 _SLOT_BYTES = 1 << 19
 _LINE, _PAGE = 64, mmap.PAGESIZE
+_MOST_VIEWS = 8
+
+Rows: TypeAlias = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slot:
     """Arrays of one slot, each with one row per point; those of the server are its results."""
 
@@ -41,6 +45,32 @@ class Slot:
     energy: Array
     new_state: Array | None
     status: StatusArray
+    _views: dict[Rows, Slot] = field(default_factory=dict, repr=False)
+
+    def rows(self, start: int, stop: int) -> Slot:
+        """Views of some rows; some are kept, as a solver asks for the same numbers of points again and again."""
+        views = self._views.get((start, stop))
+        if views is None:
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            arrays = (getattr(self, name) for name in _ARRAYS)
+            views = Slot(*(None if array is None else array[start:stop] for array in arrays))
+            self._views[start, stop] = views
+        return views
+
+    def answer(self, optional: int) -> Response:
+        """A copy of the results, with those of the optional ones that the flags name."""
+        return Response(
+            self.flux.copy(),
+            self.tangent.copy(),
+            self.status.copy(),
+            None if self.new_state is None else self.new_state.copy(),
+            self.uncertainty.copy() if optional & UNCERTAINTY else None,
+            self.energy.copy() if optional & ENERGY else None,
+        )
+
+
+_ARRAYS = tuple(f.name for f in fields(Slot) if not f.name.startswith("_"))
 
 
 @dataclass(frozen=True)

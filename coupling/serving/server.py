@@ -103,21 +103,25 @@ class Server:
 
     def _attend(self, descriptor: int) -> None:
         client = self.clients.get(descriptor)
-        if client is None:
-            if descriptor == self._listener.fileno():
-                self._accept()
-            elif descriptor == self._loader.descriptor:
-                self._loader.attend()
-        else:
-            self.serve(client, client.receive)
+        if client is not None:
+            self._guarded(client, client.receive)
+        elif descriptor == self._listener.fileno():
+            self._accept()
+        elif descriptor == self._loader.descriptor:
+            self._loader.attend()
 
     def serve(self, client: Client, action: Callable[[], None]) -> None:
-        """Do something for a client, if it is still there. Whatever goes wrong, it goes wrong for this client alone."""
-        if not self.has(client):
-            return
+        """Do something for a client, if it is still there."""
+        if self.has(client):
+            self._guarded(client, action)
+
+    def _guarded(self, client: Client, action: Callable[[], None]) -> None:
+        """Whatever goes wrong, it goes wrong for this client alone."""
         try:
             action()
-        except Gone:
+        except BlockingIOError:
+            return
+        except (Gone, OSError):
             self._leave(client)
         except Exception as error:  # whatever a client manages to break
             self.log.warning("client dropped", client=client.pid, error=f"{type(error).__name__}: {error}")
@@ -175,12 +179,12 @@ class Server:
             self._failed(batch, error)
             return
         spent = time.monotonic_ns() - start
-        batch.pieces[0].model.statistics.batch(batch.points, spent)
         for piece, part in zip(batch.pieces, batch.parts, strict=True):
             piece.done = part.stop
             piece.compute_ns += spent * (part.stop - part.start) // batch.points
             if piece.done == piece.request.points:
                 self._finish(piece, Code.DONE)
+        batch.pieces[0].model.statistics.batch(batch.points, spent)
 
     def _failed(self, batch: Batch[Client], error: Exception) -> None:
         """One request alone answers for the failure; of several, each is tried alone."""
@@ -193,13 +197,14 @@ class Server:
             self._compute(Batch(batch.version, [piece], [part], part.stop - part.start), time.monotonic_ns())
 
     def _finish(self, piece: Piece[Client], code: Code, text: str = "") -> None:
+        """Answer a request; the books are kept when the client is on its way."""
+        try:
+            piece.client.finish(piece, code, text)
+        except Gone:
+            self._leave(piece.client)
         self.queue.finished(piece)
         statistics = piece.model.statistics
         statistics.request(time.monotonic_ns() - piece.arrived)
         if code is not Code.DONE:
             statistics.failed += code is Code.MODEL_FAILED
             statistics.expired += code is Code.EXPIRED
-        try:
-            piece.client.finish(piece, code, text)
-        except Gone:
-            self._leave(piece.client)
