@@ -53,8 +53,8 @@ class Slot:
         if views is None:
             if len(self._views) >= _MOST_VIEWS:
                 self._views.clear()
-            arrays = (getattr(self, name) for name in _ARRAYS)
-            views = Slot(*(None if array is None else array[start:stop] for array in arrays))
+            arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+            views = Slot(**{name: None if array is None else array[start:stop] for name, array in arrays.items()})
             self._views[start, stop] = views
         return views
 
