@@ -11,10 +11,10 @@ import numpy as np
 from coupling.agreement import together
 from coupling.contract import Array
 from coupling.ledger import Ledger
-from solver_adapters.macro.closure_flux import ClosureFlux
+from solver_adapters.closure_points import ClosurePoints
 
 
-def evaluate_fluxes(fluxes: Sequence[ClosureFlux], dt: float, comm: MPI.Comm, ledger: Ledger) -> int:
+def evaluate_fluxes(fluxes: Sequence[ClosurePoints], dt: float, comm: MPI.Comm, ledger: Ledger) -> int:
     """Bring the fluxes to the present values of their operands; number of failed points on all ranks (collective).
 
     A closure is called where its gradients, dt or committed state changed on any rank, and then on all ranks; otherwise
@@ -38,7 +38,7 @@ def evaluate_fluxes(fluxes: Sequence[ClosureFlux], dt: float, comm: MPI.Comm, le
     return int(outcome[1])
 
 
-def _evaluate(flux: ClosureFlux, gradient: Array, dt: float, ledger: Ledger) -> Exception | None:
+def _evaluate(flux: ClosurePoints, gradient: Array, dt: float, ledger: Ledger) -> Exception | None:
     ledger.count("closure/calls")
     ledger.count("closure/points", gradient.shape[0])
     with ledger.phase("closure"):

@@ -1,0 +1,79 @@
+"""Guessed solutions: what is known ↦ a predicted state vector, and the guard that lets no guess do harm.
+
+A *predictor* maps what is known of n problems, rows x of f numbers, to the state vectors y of N numbers that are
+expected to solve them:
+
+* at the fine scale x is the macroscopic gradient of a point and y the fluctuation field of its RVE;
+* at the macroscale n = 1, x is the load factor or time and y holds the unknowns that this rank owns.
+
+A guess only ever stands where an iteration starts. The *guard* (:func:`better_start`) decides between the guess and
+the standard start by the true residual, so that the worst guess costs one residual evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from coupling.contract import Array, Status, StatusArray
+from coupling.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Predicted state vectors of n problems.
+
+    Args:
+        values: (n, N).
+        status: (n,) int8 of :class:`coupling.contract.Status`; rows that are not usable hold no guess.
+    """
+
+    values: Array
+    status: StatusArray
+
+    @classmethod
+    def none(cls, n: int, size: int) -> Guess:
+        """No guess for any of n problems."""
+        return cls(np.full((n, size), np.nan), np.full(n, Status.FAILED, dtype=np.int8))
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A source of guesses.
+
+    Where the unknowns of one problem are spread over ranks, both methods are collective over the communicator that the
+    predictor was given, and all ranks get the same status.
+    """
+
+    def predict(self, known: Array) -> Guess:
+        """Guesses for the rows x of ``known`` (n, f); a predictor that cannot say anything yet answers Guess.none."""
+        ...
+
+    def observe(self, known: Array, found: Array) -> None:
+        """Learn that the rows of ``known`` (n, f) have the solutions ``found`` (n, N)."""
+        ...
+
+
+def better_start(
+    guess: Array, standard: Array, residual_norm: Callable[[Array], float], ledger: Ledger, name: str
+) -> tuple[Array, bool]:
+    """The guess (N,) where it is admissible and its residual is lower than at the standard start, else that start.
+
+    ``residual_norm`` gives ‖r(y)‖ on the scale in which the iteration measures its convergence, and NaN or infinity
+    where y is not admissible (not finite, det F ≤ 0 at a quadrature point). Where the unknowns are spread over ranks it
+    is collective and equal on all of them, and so is this function.
+
+    Ledger: counts ``NAME/guesses used``, ``NAME/guesses refused``.
+
+    Returns:
+        The start and whether it is the guess.
+    """
+    norm = residual_norm(guess)
+    if np.isfinite(norm) and not norm >= residual_norm(standard):
+        ledger.count(f"{name}/guesses used")
+        return guess, True
+    ledger.count(f"{name}/guesses refused")
+    return standard, False
