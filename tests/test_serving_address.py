@@ -79,6 +79,18 @@ def test_a_folder_that_others_can_enter_is_refused(monkeypatch):
             runtime_folder()
 
 
+@pytest.mark.parametrize("folder", ["/proc/self", "/dev/null", "long"])
+def test_where_no_socket_can_be_the_client_says_what_to_do(folder, monkeypatch, tmp_path):
+    if folder == "long":
+        folder = str(tmp_path / (120 * "x"))
+        os.mkdir(folder)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+    monkeypatch.setattr("tempfile.tempdir", "/proc/self")  # where a user who may not write goes instead
+    monkeypatch.delenv("TWOSCALE_SERVER", raising=False)
+    with pytest.raises(ServerAddressError, match="set XDG_RUNTIME_DIR|use a shorter path"):
+        RemoteSurrogate(NEO_HOOKEAN, device="cpu")
+
+
 def test_abstract_addresses_work():
     with running() as server:
         name = f"@twoscale-test-{os.getpid()}"

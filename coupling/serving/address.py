@@ -82,9 +82,7 @@ def connect(address: str, timeout: float) -> socket.socket:
     name = socket_name(address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        wait = struct.pack("ll", int(timeout), int(timeout % 1.0 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        set_timeout(sock, timeout)
         sock.connect(name)
     except OSError as error:
         sock.close()
@@ -93,6 +91,13 @@ def connect(address: str, timeout: float) -> socket.socket:
         sock.close()
         raise ServerAddressError(f"the server at {address} belongs to another user: give the address of one of yours")
     return sock
+
+
+def set_timeout(sock: socket.socket, timeout: float) -> None:
+    """Have the kernel give up sending and receiving after so many seconds (of 1 µs or more: 0 means never)."""
+    wait = struct.pack("ll", int(timeout), max(1, int(timeout % 1.0 * 1e6)))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
 
 
 def peer(sock: socket.socket) -> tuple[int, int]:

@@ -44,6 +44,7 @@ class Evaluator(Protocol):
 class HostEvaluator:
     """Evaluates closures that take and give arrays in host memory, on whatever device they compute.
 
+    Where memory does not suffice for a batch, it is evaluated in halves, and later ones are no larger than these.
     Inputs are copied before the model sees them: a client that writes into its slot meanwhile deceives nobody's checks.
 
     Args:
@@ -60,7 +61,20 @@ class HostEvaluator:
         self._hint = np.empty((batch, s)) if s else None
 
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
-        """Gather, evaluate, scatter."""
+        """Gather, evaluate, scatter; in halves where memory does not suffice."""
+        points = sum(part.stop - part.start for part in parts)
+        try:
+            self._evaluate(parts, dt, hint)
+            return
+        except Exception as error:
+            if points == 1 or not out_of_memory(error):
+                raise
+        # what the error holds on to has been released
+        self.batch = min(self.batch, (points + 1) // 2)
+        for half in halves(parts, self.batch):
+            self.evaluate(half, dt, hint)
+
+    def _evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         n = 0
         for part in parts:
             n = self._gather(part, n, hint)
@@ -81,6 +95,22 @@ class HostEvaluator:
         if hint and self._hint is not None and rows.hint is not None:
             self._hint[n:end] = rows.hint
         return end
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: as Python and NumPy say it, or a device's library (``OutOfMemoryError``)."""
+    return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+
+
+def halves(parts: Sequence[Part], points: int) -> tuple[list[Part], list[Part]]:
+    """The first ``points`` rows of the parts, and the others."""
+    first, second = list[Part](), list[Part]()
+    for part in parts:
+        cut = min(part.stop, part.start + points)
+        points -= cut - part.start
+        first += [Part(part.slot, part.start, cut)] * (cut > part.start)
+        second += [Part(part.slot, cut, part.stop)] * (part.stop > cut)
+    return first, second
 
 
 def optional_results(spec: ClosureSpec, response: Response, n: int) -> int:

@@ -15,13 +15,17 @@ from coupling.serving.frames import ENERGY, HINT, UNCERTAINTY, Code, Kind, Reply
 from coupling.serving.link import Link
 from coupling.serving.segment import Rows, Slot
 
+NEVER = 2**63 - 1
+"""The deadline of what has none."""
+
 
 @dataclass(eq=False, slots=True)
 class Ticket:
     """An evaluation under way.
 
     ``response`` is filled as answers come; ``todo`` are the rows not yet sent, ``left`` counts those not yet answered,
-    ``compute_ns`` the model's time in the server so far.
+    ``deadline`` is when they are worth nothing any more (monotonic clock, ns), ``compute_ns`` the model's time in the
+    server so far.
     """
 
     gradient: Array
@@ -30,10 +34,16 @@ class Ticket:
     hint: Array | None
     todo: deque[Rows]
     left: int
+    deadline: int
     response: Response | None = None
     compute_ns: int = 0
     attempts: int = 0
     error: Exception | None = field(default=None, repr=False)
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; negative where it has passed."""
+        return 1e-9 * (self.deadline - time.monotonic_ns())
 
     def split(self, capacity: int) -> None:
         """Cut the rows to be sent to the size of a slot."""
@@ -48,12 +58,10 @@ class Exchange:
 
     Args:
         link: the link, which belongs to the exchange.
-        patience: seconds after which the server need not begin with a request any more.
     """
 
-    def __init__(self, link: Link, patience: float) -> None:
+    def __init__(self, link: Link) -> None:
         self.link, self.current = link, link.current
-        self._patience = int(1e9 * patience)
         self._sequence = 0
         self._free = list(range(link.segment.layout.slots))[::-1]
         self._capacity = link.segment.layout.capacity
@@ -72,15 +80,18 @@ class Exchange:
         with suppress(ServerUnavailableError):
             self._send()
 
-    def progress(self) -> None:
+    def progress(self, patience: float) -> None:
         """Wait for one reply, take its results, and use the slot for what waits.
+
+        Args:
+            patience: seconds to wait at most; never more than the link's own timeout.
 
         Raises:
             ServerUnavailableError: where the server is lost.
         """
         if not self._sent:
             self._send()
-        reply = self.link.reply()
+        reply = self.link.reply(patience)
         if reply.sequence not in self._sent:
             raise ServerUnavailableError(f"the server at {self.link.address} answers what was not asked")
         ticket, start, stop = self._sent.pop(reply.sequence)
@@ -121,10 +132,8 @@ class Exchange:
         slot = self._free.pop()
         self._sent[self._sequence] = (ticket, start, stop)
         flags = self._fill(slot, ticket, start, stop)
-        deadline = time.monotonic_ns() + self._patience
-        self.link.ring(
-            Request(Kind.EVALUATE, self._sequence, slot, stop - start, self.link.version, flags, ticket.dt, deadline)
-        )
+        version, dt = self.link.version, ticket.dt
+        self.link.ring(Request(Kind.EVALUATE, self._sequence, slot, stop - start, version, flags, dt, ticket.deadline))
 
     def _fill(self, number: int, ticket: Ticket, start: int, stop: int) -> int:
         slot = self.link.segment.slots[number].rows(0, stop - start)

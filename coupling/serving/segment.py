@@ -45,7 +45,7 @@ class Slot:
     energy: Array
     new_state: Array | None
     status: StatusArray
-    _views: dict[Rows, Slot] = field(default_factory=dict, repr=False)
+    _views: dict[Rows, Slot] = field(init=False, default_factory=dict, repr=False)
 
     def rows(self, start: int, stop: int) -> Slot:
         """Views of some rows; some are kept, as a solver asks for the same numbers of points again and again."""
@@ -53,8 +53,9 @@ class Slot:
         if views is None:
             if len(self._views) >= _MOST_VIEWS:
                 self._views.clear()
-            arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
-            views = Slot(**{name: None if array is None else array[start:stop] for name, array in arrays.items()})
+            whole = {name: getattr(self, name) for name in _ARRAYS}
+            arrays: dict[str, Any] = {name: None if a is None else a[start:stop] for name, a in whole.items()}
+            views = Slot(**arrays)
             self._views[start, stop] = views
         return views
 

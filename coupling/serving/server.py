@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from coupling.serving.batching import Batch, FairQueue, Piece
+from coupling.serving.batching import FairQueue, Piece
 from coupling.serving.client import Client, Gone
-from coupling.serving.frames import HINT, Code
+from coupling.serving.frames import Code
 from coupling.serving.loader import Loader
 from coupling.serving.log import Log
 from coupling.serving.models import ModelTable
 from coupling.serving.reception import Reception
 from coupling.serving.settings import Settings
+from coupling.serving.work import Work
 
 MOST_CLIENTS = 1024
 _LONGEST_LINGER = 1e-4
@@ -40,6 +41,7 @@ class Server:
         self.settings, self.table, self.log = settings, table, log
         self.clients: dict[int, Client] = {}
         self.queue: FairQueue[Client] = FairQueue()
+        self._work = Work(self.queue, self._answer, log)
         self.started = time.time()
         self._listener, self._alive = listener, alive
         self._loader = Loader(settings.device)
@@ -67,7 +69,7 @@ class Server:
             for descriptor, _ in events:
                 self._attend(descriptor)
             if self.queue and not self._linger():
-                self._evaluate(self.queue.next_batch())
+                self._work.next_batch()
         self._loader.close()
 
     def stop(self) -> None:
@@ -161,50 +163,8 @@ class Server:
         """Take a request."""
         self.queue.add(piece)
 
-    # ---- batches -----------------------------------------------------------------------------------------------------
-
-    def _evaluate(self, batch: Batch[Client]) -> None:
-        now = time.monotonic_ns()
-        for piece in batch.pieces:
-            if piece.request.deadline < now:
-                self._finish(piece, Code.EXPIRED)
-                return  # the others are still in the queue
-        self._compute(batch, now)
-
-    def _compute(self, batch: Batch[Client], start: int) -> None:
-        request = batch.pieces[0].request
-        try:
-            batch.version.evaluator.evaluate(batch.parts, request.dt, bool(request.flags & HINT))
-        except Exception as error:  # a user's model may raise anything
-            self._failed(batch, error)
-            return
-        spent = time.monotonic_ns() - start
-        for piece, part in zip(batch.pieces, batch.parts, strict=True):
-            piece.done = part.stop
-            piece.compute_ns += spent * (part.stop - part.start) // batch.points
-            if piece.done == piece.request.points:
-                self._finish(piece, Code.DONE)
-        batch.pieces[0].model.statistics.batch(batch.points, spent)
-
-    def _failed(self, batch: Batch[Client], error: Exception) -> None:
-        """One request alone answers for the failure; of several, each is tried alone."""
-        if len(batch.pieces) == 1:
-            text = f"{type(error).__name__}: {error}"
-            self.log.warning("model failed", client=batch.pieces[0].client.pid, error=text)
-            self._finish(batch.pieces[0], Code.MODEL_FAILED, text)
-            return
-        for piece, part in zip(batch.pieces, batch.parts, strict=True):
-            self._compute(Batch(batch.version, [piece], [part], part.stop - part.start), time.monotonic_ns())
-
-    def _finish(self, piece: Piece[Client], code: Code, text: str = "") -> None:
-        """Answer a request; the books are kept when the client is on its way."""
+    def _answer(self, piece: Piece[Client], code: Code, text: str) -> None:
         try:
             piece.client.finish(piece, code, text)
         except Gone:
             self._leave(piece.client)
-        self.queue.finished(piece)
-        statistics = piece.model.statistics
-        statistics.request(time.monotonic_ns() - piece.arrived)
-        if code is not Code.DONE:
-            statistics.failed += code is Code.MODEL_FAILED
-            statistics.expired += code is Code.EXPIRED

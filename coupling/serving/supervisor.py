@@ -46,7 +46,7 @@ class Supervisor:
                 os._exit(0)
             _leave_binding()
         self._plan: list[dict[str, Any]] = [
-            {"name": name, "current": 1, "previous": 0, "newest": 1, "versions": {"1": canonical(source)}}
+            {"name": name, "current": 1, "previous": 0, "newest": 1, "versions": {"1": _unread(source)}}
             for name, source in settings.models.items()
         ]
         self._alive = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
@@ -110,7 +110,7 @@ class Supervisor:
                 self._kill("no sign of life")
 
     def _preload(self) -> None:
-        if any(is_folder(source) for entry in self._plan for source in entry["versions"].values()):
+        if any(is_folder(v["source"]) for entry in self._plan for v in entry["versions"].values()):
             try:
                 preload()
             except ImportError as error:  # the server will say so to whoever asks for such a model
@@ -182,6 +182,11 @@ def serve(
     log.info("ready", device=settings.device, models=list(table.models), seconds=round(time.monotonic() - start, 3))
     server.run()
     log.info("stopping", clients=len(server.clients))
+
+
+def _unread(source: str) -> dict[str, str | None]:
+    """A version of a plan whose files nobody has looked at yet."""
+    return {"source": canonical(source), "fingerprint": None}
 
 
 def _send_plan(plans: socket.socket, table: ModelTable) -> None:
