@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from coupling.contract import Array, ClosureSpec, Response
 from coupling.errors import ServerError, ServerRefusedError, ServerUnavailableError
 from coupling.serving.frames import ENERGY, HINT, UNCERTAINTY, Code, Kind, Reply, Request
-from coupling.serving.link import Link
-from coupling.serving.segment import Rows, Slot
+from coupling.serving.segment import Layout, Rows, Slot
 
 NEVER = 2**63 - 1
 """The deadline of what has none."""
@@ -53,14 +54,64 @@ class Ticket:
             )
 
 
-class Exchange:
+class Room(Protocol):
+    """Where the rows of one request go, and its results come from."""
+
+    def rows(self, start: int, stop: int) -> Slot:
+        """The arrays of some rows."""
+        ...
+
+
+class Rooms(Protocol):
+    """The rooms of a client."""
+
+    @property
+    def layout(self) -> Layout:
+        """How many there are, and for how many points."""
+        ...
+
+    @property
+    def slots(self) -> Sequence[Room]:
+        """All of them."""
+        ...
+
+
+class Connection(Protocol):
+    """A connection to a server that is ready for requests, see :class:`coupling.serving.link.Link`."""
+
+    @property
+    def address(self) -> str: ...  # noqa: D102
+    @property
+    def spec(self) -> ClosureSpec: ...  # noqa: D102
+    @property
+    def version(self) -> int: ...  # noqa: D102
+    @property
+    def current(self) -> int: ...  # noqa: D102
+    @property
+    def optional(self) -> int: ...  # noqa: D102
+    @property
+    def segment(self) -> Rooms: ...  # noqa: D102
+
+    def ring(self, request: Request) -> None:
+        """Send a request."""
+        ...
+
+    def reply(self, patience: float = ...) -> Reply:
+        """The next reply, waiting for it so many seconds at most."""
+        ...
+
+
+L = TypeVar("L", bound=Connection)
+
+
+class Exchange(Generic[L]):
     """What has been sent over a link and not been answered, and what waits to be sent.
 
     Args:
         link: the link, which belongs to the exchange.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: L) -> None:
         self.link, self.current = link, link.current
         self._sequence = 0
         self._free = list(range(link.segment.layout.slots))[::-1]
@@ -108,6 +159,12 @@ class Exchange:
             ticket.todo.clear()
         if self._waiting:
             self._send()
+
+    def drain(self) -> None:
+        """Wait for all replies, and forget what has not been sent."""
+        self._waiting.clear()
+        while self._sent:
+            self._sent.pop(self.link.reply().sequence)
 
     def unanswered(self) -> list[Ticket]:
         """All tickets under way, in order, with every row that is not answered among those to be sent."""

@@ -16,14 +16,20 @@ def device_of_rank(comm: Any, gpus: int | None = None) -> str:
         comm: the communicator of the job.
         gpus: of this node, None to count them.
     """
-    node = comm.Split_type(_type_shared())
+    node = node_of(comm)
     rank = node.rank
     node.Free()
+    return device_in_turn(rank, gpus)
+
+
+def device_in_turn(index: int, gpus: int | None = None) -> str:
+    """The device of the process of that index among those of a node that take its GPUs in turn."""
     count = sum(1 for _ in Path("/dev").glob("nvidia[0-9]*")) if gpus is None else gpus
-    return f"cuda:{rank % count}" if count else "cpu"
+    return f"cuda:{index % count}" if count else "cpu"
 
 
-def _type_shared() -> int:
+def node_of(comm: Any) -> Any:
+    """The ranks that share memory with this one, a new communicator (collective)."""
     from mpi4py import MPI
 
-    return int(MPI.COMM_TYPE_SHARED)
+    return comm.Split_type(MPI.COMM_TYPE_SHARED)

@@ -86,7 +86,7 @@ class RemoteSurrogate:
         self._deadline = deadline
         self.ledger = Ledger() if ledger is None else ledger
         self._local_copy: Closure | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange[Link] | None = None
         link = self._servers.first_link(version)
         self.spec: ClosureSpec = link.spec
         self._take(link)

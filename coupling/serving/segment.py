@@ -28,6 +28,7 @@ MOST_BYTES = 1 << 30
 _SLOT_BYTES = 1 << 19
 _LINE, _PAGE = 64, mmap.PAGESIZE
 _MOST_VIEWS = 8
+_INPUTS = 3
 
 Rows: TypeAlias = tuple[int, int]
 
@@ -97,10 +98,19 @@ class Layout:
         return self.k + self.m + self.m * self.k + 2 + 3 * self.state_size
 
     @property
+    def input_bytes(self) -> int:
+        """Bytes of what a client fills in: the first part of a slot."""
+        return sum(_aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()[:_INPUTS])
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all arrays of a slot."""
+        return sum(_aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()) + self.capacity
+
+    @property
     def slot_bytes(self) -> int:
         """Bytes of a slot, whole pages."""
-        doubles = sum(_aligned(8 * self.capacity * width, _LINE) for _, width in self._fields())
-        return _aligned(doubles + self.capacity, _PAGE)
+        return _aligned(self.used_bytes, _PAGE)
 
     @property
     def bytes(self) -> int:
@@ -122,12 +132,14 @@ class Layout:
 
     def views(self, memory: mmap.mmap) -> list[Slot]:
         """The arrays of all slots."""
-        return [self._slot(memory, index * self.slot_bytes) for index in range(self.slots)]
+        return [self.slot(memory, index * self.slot_bytes) for index in range(self.slots)]
 
-    def _slot(self, memory: mmap.mmap, offset: int) -> Slot:
+    def slot(self, memory: mmap.mmap | bytearray, offset: int, gap: int = 0) -> Slot:
+        """The arrays of a slot at that offset, with so many bytes left free before those of the results."""
         n, arrays = self.capacity, dict[str, Any]()
         shapes = {"tangent": (n, self.m, self.k), "uncertainty": (n,), "energy": (n,)}
-        for name, width in self._fields():
+        for number, (name, width) in enumerate(self._fields()):
+            offset += gap * (number == _INPUTS)
             shape = shapes.get(name, (n, width))
             arrays[name] = np.ndarray(shape, np.float64, memory, offset) if width else None
             offset += _aligned(8 * n * width, _LINE)
