@@ -24,6 +24,7 @@ from safetensors.numpy import load, save
 from coupling.contract import Array
 from coupling.errors import ModelError
 from coupling.files import write_atomically
+from surrogates.backend import Precision
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.model_card import ModelCard
@@ -37,7 +38,7 @@ _AT_FDCWD = -100
 
 class _Family(Protocol):
     def __call__(
-        self, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str = "cpu"
+        self, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str, precision: Precision
     ) -> Potential: ...
 
 
@@ -98,31 +99,42 @@ def _card_hash(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def load_model(folder: str | Path, device: str = "cpu") -> EnergySurrogate:
+def load_model(folder: str | Path, device: str = "cpu", precision: Precision = "float64") -> EnergySurrogate:
     """The surrogate of a model folder, bit for bit as it was saved.
 
     Where :func:`save_model` replaces the folder meanwhile, this is the old model or the new one, never parts of both.
 
+    Args:
+        folder: written by :func:`save_model`.
+        device: where it evaluates, see :func:`surrogates.backend.backend_of`.
+        precision: in which it evaluates. In float32 the flux has noise of the size that the card states, below which no
+            Newton iteration can reduce its residual: the solver's tolerance has to be above it.
+
     Raises:
-        ModelError: where anything is missing, damaged, of a newer format or of an unknown family; nothing is ever
-            executed.
+        ModelError: where anything is missing, damaged, of a newer format or of an unknown family, nothing is ever
+            executed; for float32 where the card does not say that it adds a tenth of the errors or less.
     """
     folder = Path(folder)
     while True:
         seen = _identity(folder)
         try:
-            return _load(folder, device)
+            return _load(folder, device, precision)
         except ModelError:
             if _identity(folder) == seen:
                 raise
 
 
-def _load(folder: Path, device: str) -> EnergySurrogate:
+def _load(folder: Path, device: str, precision: Precision) -> EnergySurrogate:
     card = _read_card(folder / CARD)
     known = _check_card(folder, card)
+    if precision != "float64" and not known.allows_float32:
+        measured = "nobody has measured what float32 adds to its errors" if known.float32 is None else known.float32
+        raise ModelError(
+            f"{folder} has to be evaluated in float64: {measured}, and a tenth of the hold-out errors is allowed"
+        )
     weights = _read_weights(folder / WEIGHTS, card["weights_sha256"])
     try:
-        potential = FAMILIES[card["family"]](card["architecture"], weights, device)
+        potential = FAMILIES[card["family"]](card["architecture"], weights, device, precision)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -12,20 +12,20 @@ all that are not held out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from coupling.contract import Array
 from coupling.errors import ContractError
-from surrogates.backend import NumpyBackend
+from surrogates.backend import NumpyBackend, Precision
 from surrogates.dataset import Dataset
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.growth import Growth
 from surrogates.levenberg_marquardt import levenberg_marquardt
-from surrogates.model_card import HoldOutErrors, ModelCard
+from surrogates.model_card import Float32Errors, HoldOutErrors, ModelCard
 from surrogates.network_fit import NetworkFit, initial_parameters, unpack
 from surrogates.polynomial_energy import Monomials, PolynomialEnergy
 from surrogates.potential import Potential, evaluate_chunks
@@ -183,9 +183,14 @@ def _split(dataset: Dataset, fractions: Sequence[float], seed: int) -> list[Data
 
 
 def _with_card(potential: Potential, dataset: Dataset, held: Dataset, training: dict[str, Any]) -> EnergySurrogate:
-    """The surrogate with its hold-out errors."""
-    errors = HoldOutErrors.of(held, *evaluate_chunks(potential, held.gradient, 256))
-    card = ModelCard(dataset.spec, dataset.box, errors, dataset.fingerprint, dataset.provenance, training)
+    """The surrogate with its hold-out errors, and with what float32 adds to them."""
+    architecture, weights = potential.architecture, potential.weights
+    double, single = (
+        evaluate_chunks(potential.from_architecture(architecture, weights, "cpu", precision), held.gradient, 256)
+        for precision in get_args(Precision)
+    )
+    errors, added = HoldOutErrors.of(held, *double), Float32Errors.of(single, double)
+    card = ModelCard(dataset.spec, dataset.box, errors, dataset.fingerprint, dataset.provenance, training, added)
     return EnergySurrogate(potential, card)
 
 

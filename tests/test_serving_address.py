@@ -10,8 +10,9 @@ import pytest
 
 from coupling.errors import ServerAddressError, ServerError
 from coupling.serving import RemoteSurrogate, ask
-from coupling.serving.address import listen, lock, runtime_folder
+from coupling.serving.address import listen, lock, node_address, runtime_folder
 from coupling.serving.frames import pack_json
+from coupling.serving.locality import visible_gpus
 from coupling.serving.starting import ensure_running
 from tests.serving_processes import NEO_HOOKEAN, SLOW, alive, node_of_its_own, running, short_folder, wait_for
 
@@ -89,6 +90,24 @@ def test_where_no_socket_can_be_the_client_says_what_to_do(folder, monkeypatch, 
     monkeypatch.delenv("TWOSCALE_SERVER", raising=False)
     with pytest.raises(ServerAddressError, match="set XDG_RUNTIME_DIR|use a shorter path"):
         RemoteSurrogate(NEO_HOOKEAN, device="cpu")
+
+
+def test_processes_that_see_other_gpus_have_another_server(monkeypatch):
+    with short_folder() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        found = {}
+        for visible in ("", "0", "1", "GPU-8f6d"):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+            found[visible] = [node_address(device) for device in ("cuda:0", "auto", "cpu")]
+        assert len({address for addresses in found.values() for address in addresses}) == 9
+        assert len({addresses[2] for addresses in found.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "count"), [(None, 4), ("1", 1), ("0, 11,1", 3), ("", 0), ("-1", 0), ("GPU-1", 1), ("0,1,2,3,4,5", 4)]
+)
+def test_gpus_that_are_hidden_are_not_counted(listed, count):
+    assert visible_gpus(4, listed) == count
 
 
 def test_abstract_addresses_work():

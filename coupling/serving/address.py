@@ -7,6 +7,7 @@ who the other is.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import socket
 import stat
@@ -25,10 +26,15 @@ _BACKLOG = 1024
 def node_address(device: str = "auto") -> str:
     """Address of this user's server for a device on this node, in a folder that only the user can enter.
 
+    Processes that see different GPUs (CUDA_VISIBLE_DEVICES) mean different ones by the same name, and have servers of
+    their own.
+
     Raises:
         ServerAddressError: where there is no such folder and none can be made.
     """
-    return str(runtime_folder() / f"server-{PROTOCOL}-{device.replace(':', '')}.sock")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device != "cpu" else ""
+    seen = f"-{hashlib.sha256(visible.encode()).hexdigest()[:8]}" if visible else ""
+    return str(runtime_folder() / f"server-{PROTOCOL}-{device.replace(':', '')}{seen}.sock")
 
 
 def runtime_folder() -> Path:

@@ -62,6 +62,7 @@ class Client:
         self.model: Model | None = None
         self.version: Version | None = None
         self.segment: Segment | None = None
+        self._unpin: Callable[[], None] = _nothing
         self._busy: set[int] = set()
         self.receive: Callable[[], None] = self._receive_hello
         self._buffer = memoryview(bytearray(REQUEST_BYTES + 1))
@@ -96,6 +97,7 @@ class Client:
                     "current": model.current,
                     "fingerprint": version.fingerprint,
                     "optional": version.optional,
+                    "slot_bytes": version.evaluator.slot_bytes,
                     "spec": spec_as_json(version.evaluator.spec),
                     "server": os.getpid(),
                 }
@@ -115,6 +117,7 @@ class Client:
     def close(self) -> None:
         """Let go of everything."""
         self.hold(None)
+        self._unpin()
         self.segment = None
         self.sock.close()
 
@@ -161,8 +164,14 @@ class Client:
             _close(descriptors)
         if self.version.initial_state is not None:
             self.segment.slots[0].new_state[:1] = self.version.initial_state  # type: ignore[index]
+        self._pin(self.segment, self.version)
         self.receive = self._receive_request
         self.send(pack_json({"ok": True}))
+
+    def _pin(self, segment: Segment, version: Version) -> None:
+        """Prepare the segment for the version that will use it."""
+        self._unpin()
+        self._unpin = version.evaluator.pin(segment.memory)
 
     def _receive_request(self) -> None:
         size = self.sock.recv_into(self._buffer)
@@ -204,6 +213,8 @@ class Client:
             self._answer(Code.NO_SUCH_VERSION, request, why)
             return
         self.hold(version)
+        assert self.segment is not None
+        self._pin(self.segment, version)
         self._answer(Code.DONE, request, version.fingerprint)
 
     def _answer(self, code: Code, request: Request, text: str) -> None:
@@ -214,6 +225,10 @@ class Client:
 def spec_as_json(spec: ClosureSpec) -> dict[str, Any]:
     """A specification for JSON; ``ClosureSpec`` of the values, lists made tuples, is the specification again."""
     return dict(vars(spec))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _close(descriptors: list[int]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,9 +37,62 @@ class Evaluator(Protocol):
         """Points that one call takes at most."""
         ...
 
+    @property
+    def slot_bytes(self) -> int:
+        """Size of slots that suits it."""
+        ...
+
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         """Evaluate the parts, together no more than a batch. Whatever the model raises comes through."""
         ...
+
+    def pin(self, memory: mmap.mmap) -> Callable[[], None]:
+        """Prepare a client's memory for what is to come; the result undoes that, before the memory is unmapped."""
+        ...
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """What a closure has as its attribute ``on_device`` where it need not be given arrays that lie together.
+
+    A closure without state, all of whose responses have uncertainty and energy.
+    """
+
+    @property
+    def batch(self) -> int:
+        """Points that are worth being evaluated in one call."""
+        ...
+
+    def evaluate_into(self, gradients: Sequence[Array], responses: Sequence[Response]) -> None:
+        """Fill the arrays of each response with those at its gradients."""
+        ...
+
+    def pin(self, memory: mmap.mmap) -> Callable[[], None]:
+        """As :meth:`Evaluator.pin`."""
+        ...
+
+
+class DeviceEvaluator:
+    """Has a device read gradients from the slots and write results into them.
+
+    What a client writes meanwhile makes no difference: the device has copied its input before it looks at it.
+    """
+
+    slot_bytes = 1 << 22
+
+    def __init__(self, spec: ClosureSpec, on_device: OnDevice) -> None:
+        self.spec, self.batch, self._on_device = spec, on_device.batch, on_device
+        self.pin = on_device.pin
+
+    def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
+        """Hand over the rows."""
+        gradients = [part.slot.gradient[part.start : part.stop] for part in parts]
+        self._on_device.evaluate_into(gradients, [_rows(part.slot, slice(part.start, part.stop)) for part in parts])
+
+
+def _rows(slot: Slot, rows: slice) -> Response:
+    flux, tangent, status = slot.flux[rows], slot.tangent[rows], slot.status[rows]
+    return Response(flux, tangent, status, uncertainty=slot.uncertainty[rows], energy=slot.energy[rows])
 
 
 class HostEvaluator:
@@ -52,6 +106,8 @@ class HostEvaluator:
         batch: points that it gets at once at most.
         optional: flags of the optional results that it always has.
     """
+
+    slot_bytes = 1 << 19
 
     def __init__(self, closure: Closure, batch: int, optional: int) -> None:
         self.closure, self.spec, self.batch, self._optional = closure, closure.spec, batch, optional
@@ -74,6 +130,10 @@ class HostEvaluator:
         for half in halves(parts, self.batch):
             self.evaluate(half, dt, hint)
 
+    def pin(self, memory: mmap.mmap) -> Callable[[], None]:
+        """Nothing to prepare."""
+        return _nothing
+
     def _evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         n = 0
         for part in parts:
@@ -95,6 +155,10 @@ class HostEvaluator:
         if hint and self._hint is not None and rows.hint is not None:
             self._hint[n:end] = rows.hint
         return end
+
+
+def _nothing() -> None:
+    pass
 
 
 def out_of_memory(error: BaseException) -> bool:

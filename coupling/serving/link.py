@@ -72,7 +72,7 @@ class Link:
             self.fingerprint: str = welcome["fingerprint"]
             self.optional = int(welcome["optional"])
             self.server: int = welcome["server"]
-            self.segment = self._share(Layout.fitting(self.spec))
+            self.segment = self._share(Layout.fitting(self.spec, slot_bytes=int(welcome["slot_bytes"])))
             set_timeout(self._sock, timeout)
             first = self.segment.slots[0].new_state
             self.initial_state = None if first is None else first[0].copy()

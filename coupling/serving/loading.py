@@ -48,7 +48,7 @@ def fingerprint(source: str) -> str:
         raise ModelError(f"{source} cannot be read as a model folder: {error}") from error
 
 
-def load_with_fingerprint(source: str, device: str) -> tuple[Closure, str]:
+def load_with_fingerprint(source: str, device: str, precision: str = "float64") -> tuple[Closure, str]:
     """The closure of a source, and the fingerprint of the very files it was loaded from.
 
     Raises:
@@ -56,19 +56,22 @@ def load_with_fingerprint(source: str, device: str) -> tuple[Closure, str]:
     """
 
     def both() -> tuple[Closure, str]:
-        return load(source, device), fingerprint(source)
+        return load(source, device, precision), fingerprint(source)
 
     return _undisturbed(source, both) if is_folder(source) else both()
 
 
-def load(source: str, device: str) -> Closure:
-    """The closure of a source on a device.
+def load(source: str, device: str, precision: str = "float64") -> Closure:
+    """The closure of a source on a device; the precision is that of model folders, others choose their own.
 
     Raises:
         ModelError: where it cannot be loaded or is no closure; quotes what went wrong.
     """
     try:
-        closure = named(FOLDER_LOADER)(source, device=device) if is_folder(source) else _made(named(source), device)
+        if is_folder(source):
+            closure = named(FOLDER_LOADER)(source, device=device, precision=precision)
+        else:
+            closure = _made(named(source), device)
     except Exception as error:  # user code may raise anything
         raise ModelError(f"cannot load {source}: {type(error).__name__}: {error}") from error
     if not isinstance(closure, Closure):

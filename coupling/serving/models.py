@@ -7,6 +7,7 @@ mixture. A version is forgotten when it is neither current nor the one before, a
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,14 @@ import numpy as np
 
 from coupling.contract import Array, Closure, ClosureSpec, check_response, finite_rows, usable
 from coupling.errors import ModelError, ServerRefusedError
-from coupling.serving.evaluation import Evaluator, HostEvaluator, optional_results, out_of_memory
+from coupling.serving.evaluation import (
+    DeviceEvaluator,
+    Evaluator,
+    HostEvaluator,
+    OnDevice,
+    optional_results,
+    out_of_memory,
+)
 from coupling.serving.loading import load_with_fingerprint
 from coupling.serving.statistics import Statistics
 
@@ -97,7 +105,13 @@ class Model:
 
 
 def prepare(
-    source: str, number: int, device: str, *, like: Version | None = None, tolerance: float | None = None
+    source: str,
+    number: int,
+    device: str,
+    precision: str = "float64",
+    *,
+    like: Version | None = None,
+    tolerance: float | None = None,
 ) -> Version:
     """A version loaded, warmed up and validated.
 
@@ -105,19 +119,24 @@ def prepare(
         source: see :mod:`coupling.serving.loading`.
         number: of the version.
         device: where it computes.
+        precision: in which, for model folders.
         like: the version it is to replace: the specification must be the same.
         tolerance: largest relative difference of the flux to that version, at gradients around the reference.
 
     Raises:
         ModelError: where it fails in any of this; says in what.
     """
-    closure, print_ = load_with_fingerprint(source, device)
-    batch = getattr(closure, "batch", None) or BATCH[device.partition(":")[0]]
+    gc.collect()  # versions that nobody uses any more, whose memory a device may need
+    closure, print_ = load_with_fingerprint(source, device, precision)
+    on_device = getattr(closure, "on_device", None)
+    batch = getattr(on_device or closure, "batch", None) or BATCH[device.partition(":")[0]]
     optional, batch = _warmed_up(source, closure, batch)
     flux = _probe_flux(closure, batch)
     if like is not None:
         _validate(source, closure.spec, flux, like, tolerance)
-    evaluator = HostEvaluator(closure, batch, optional)
+    evaluator: Evaluator = HostEvaluator(closure, batch, optional)
+    if isinstance(on_device, OnDevice):
+        evaluator = DeviceEvaluator(closure.spec, on_device)
     return Version(number, source, print_, evaluator, optional, flux, closure.initial_state(1))
 
 
@@ -211,7 +230,7 @@ class ModelTable:
             for m in self.models.values()
         ]
 
-    def restore(self, plan: list[dict[str, Any]], device: str) -> list[ModelError]:
+    def restore(self, plan: list[dict[str, Any]], device: str, precision: str = "float64") -> list[ModelError]:
         """Load what a plan says; what cannot be loaded any more is returned as errors and left out.
 
         A version whose files are no longer those of the plan is another version, and gets the next number.
@@ -221,7 +240,7 @@ class ModelTable:
             model = Model(entry["name"], newest=entry["newest"], previous=entry["previous"])
             for number, known in entry["versions"].items():
                 try:
-                    version = prepare(known["source"], int(number), device)
+                    version = prepare(known["source"], int(number), device, precision)
                 except ModelError as error:
                     errors.append(error)
                     continue

@@ -29,6 +29,7 @@ def report(server: Reported) -> dict[str, Any]:
         "address": server.settings.address,
         "pid": os.getpid(),
         "device": server.settings.device,
+        "precision": server.settings.precision,
         "threads": server.settings.threads,
         "uptime_seconds": time.time() - server.started,
         "memory_bytes": resident_bytes(),

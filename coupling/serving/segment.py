@@ -86,10 +86,10 @@ class Layout:
     capacity: int
 
     @classmethod
-    def fitting(cls, spec: ClosureSpec, slots: int = 8) -> Layout:
+    def fitting(cls, spec: ClosureSpec, slots: int = 8, slot_bytes: int = _SLOT_BYTES) -> Layout:
         """Slots of half a MiB or so: small enough for a cache, large enough to hide the doorbell."""
         row = 8 * cls(spec.k, spec.m, spec.state_size, 1, 1).row_values
-        capacity = 1 << max(6, (_SLOT_BYTES // row).bit_length() - 1)
+        capacity = 1 << max(6, (slot_bytes // row).bit_length() - 1)
         return cls(spec.k, spec.m, spec.state_size, slots, capacity)
 
     @property
@@ -150,8 +150,8 @@ class Segment:
     """A mapped segment; the memory is released when the last array of it is gone."""
 
     def __init__(self, layout: Layout, descriptor: int) -> None:
-        self.layout = layout
-        self.slots = layout.views(mmap.mmap(descriptor, layout.bytes))
+        self.layout, self.memory = layout, mmap.mmap(descriptor, layout.bytes)
+        self.slots = layout.views(self.memory)
 
 
 def create(layout: Layout) -> tuple[Segment, int]:

@@ -44,7 +44,7 @@ class Server:
         self._work = Work(self.queue, self._answer, log)
         self.started = time.time()
         self._listener, self._alive = listener, alive
-        self._loader = Loader(settings.device)
+        self._loader = Loader(settings.device, settings.precision)
         self._reception = Reception(self, self._loader)
         self._poll = select.epoll()
         for descriptor in (listener.fileno(), self._loader.descriptor):

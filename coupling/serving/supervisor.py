@@ -8,6 +8,7 @@ dying is given up.
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -110,11 +111,14 @@ class Supervisor:
                 self._kill("no sign of life")
 
     def _preload(self) -> None:
+        """Import what model folders need; a forked server need not look through all of that for garbage."""
         if any(is_folder(v["source"]) for entry in self._plan for v in entry["versions"].values()):
             try:
                 preload()
             except ImportError as error:  # the server will say so to whoever asks for such a model
                 self.log.warning("cannot load model folders", error=str(error))
+        gc.collect()
+        gc.freeze()
 
     def _hangs(self) -> bool:
         since = self._alive[0]
@@ -171,7 +175,7 @@ def serve(
     start = time.monotonic()
     settings = Settings(**{**vars(settings), "device": chosen_device(settings.device)})
     table = ModelTable(lambda: _send_plan(plans, table))
-    for error in table.restore(plan, settings.device):
+    for error in table.restore(plan, settings.device, settings.precision):
         log.warning("model not loaded", error=str(error))
 
     server = Server(settings, listener, table, log, alive)
