@@ -123,21 +123,27 @@ class _Offer:
 
     def __init__(self, name: str, node: Any, version: Version | None, server: int) -> None:
         self.name, self.comm, self.version = name, node.Dup(), version
-        what = None if version is None else (version.evaluator.spec, version.optional, version.initial_state)
+        what = None
+        if version is not None:
+            evaluator = version.evaluator
+            layout = Layout.fitting(evaluator.spec, slot_bytes=evaluator.slot_bytes)
+            what = evaluator.spec, layout, version.optional, version.initial_state
         self.spec: ClosureSpec
+        self.layout: Layout
         self.initial_state: Array | None
-        self.spec, self.optional, self.initial_state = self.comm.bcast(what, server)
+        self.spec, self.layout, self.optional, self.initial_state = self.comm.bcast(what, server)
 
     def surrogate(self, server: int, waiting: BackOff) -> InJobSurrogate:
         """The surrogate of a rank that solves."""
-        return InJobSurrogate(InJobLink(self.comm, server, self.spec, self.optional, waiting), self.initial_state)
+        link = InJobLink(self.comm, server, self.spec, self.layout, self.optional, waiting)
+        return InJobSurrogate(link, self.initial_state)
 
     def channel(self) -> Channel:
         """What a server needs to serve it."""
         assert self.version is not None
         model = Model(self.name)
         model.switch(self.version)
-        return Channel(self.comm, Layout.fitting(self.spec), model)
+        return Channel(self.comm, self.layout, model)
 
 
 def _serve(team: Any, offers: list[_Offer], clients: int, waiting: BackOff) -> None:

@@ -28,16 +28,19 @@ class InJobLink:
         comm: the communicator of the channel.
         server: its rank in it.
         spec: of the model.
+        layout: of its parcels.
         optional: flags of the model's optional results.
         waiting: how to wait for replies.
     """
 
     version = current = 1
 
-    def __init__(self, comm: Any, server: int, spec: ClosureSpec, optional: int, waiting: BackOff) -> None:
+    def __init__(
+        self, comm: Any, server: int, spec: ClosureSpec, layout: Layout, optional: int, waiting: BackOff
+    ) -> None:
         self.spec, self.optional, self.address = spec, optional, f"rank {server} of the node"
         self._comm, self._server, self._waiting = comm, server, waiting
-        self.segment = Parcels(Layout.fitting(spec))
+        self.segment = Parcels(layout)
         self._sending: dict[int, tuple[MPI.Request, int]] = {}
 
     def ring(self, request: Request) -> None:
