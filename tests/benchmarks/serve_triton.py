@@ -1,22 +1,56 @@
-"""Triton and its clients: comparators of the serve benchmark."""
+"""Triton and its clients: comparators of the serve benchmark.
+
+The model is exported as ``twoscale export --triton`` does it, and a stock Triton on this machine serves it.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from tests.benchmarks.serve_crews import Absent, Crew
+from coupling.serving.loading import load
+from tests.benchmarks.serve_crews import MODEL, Absent, Crew, command, processes, simple_client
+from tests.serving_processes import short_folder
+
+NAME = "network"
 
 
 @contextmanager
 def triton_messages(count: int, device: str) -> Iterator[Crew]:
     """Arrays in gRPC messages."""
-    raise Absent("no Triton yet")
-    yield
+    with _triton(count, "message") as crew:
+        yield crew
 
 
 @contextmanager
 def triton_shared_memory(count: int, device: str) -> Iterator[Crew]:
     """Arrays in system shared memory."""
-    raise Absent("no Triton yet")
-    yield
+    with _triton(count, "system") as crew:
+        yield crew
+
+
+@contextmanager
+def _triton(count: int, memory: str) -> Iterator[Crew]:
+    try:
+        import pytest
+
+        from surrogates.triton_repository import export_triton
+        from tests.triton_server import triton
+    except ImportError as error:
+        raise Absent(f"it takes the extra triton: {error}") from error
+    with ExitStack() as stack:
+        repository = stack.enter_context(short_folder())
+        export_triton(load(MODEL, "cpu"), repository, name=NAME)
+        try:
+            server = stack.enter_context(triton(repository))
+        except pytest.skip.Exception as why:
+            raise Absent(str(why)) from None
+        client = command("tests.benchmarks.serve_triton", server.address, memory)
+        yield stack.enter_context(processes(*[client] * count))
+
+
+if __name__ == "__main__":
+    from coupling.serving.triton_surrogate import TritonSurrogate
+
+    simple_client(TritonSurrogate(NAME, sys.argv[1], memory=sys.argv[2], timeout=60.0))
