@@ -44,7 +44,7 @@ ASSUMED = {
 }
 BYTES = {"2D": (24, 137), "3D": (48, 353)}
 """There and back, per point: gradient; flux, tangent, uncertainty, energy and status."""
-RANKS = (10, 100, 1000, 10_000)
+RANKS = {"2D": (10, 100, 1000, 10_000), "3D": (10, 10_000)}
 POINTS = (64, 1000, 20_000)
 
 
@@ -95,9 +95,9 @@ def plan(costs: Costs, version: Version, dim: str = "2D") -> list[dict[str, Any]
     }
     for place, (expense, per_node) in places.items():
         for points in POINTS:
-            for ranks in RANKS:
+            for ranks in RANKS[dim]:
                 layout = Layout(ranks, per_gpu, per_node)
-                run = simulate(layout, _load(ranks, points, 4), expense, version)
+                run = simulate(layout, _load(ranks, points, 3), expense, version)
                 rows.append({"place": place, "dim": dim, "ranks": ranks, "points": points, **_shares(run, points)})
     return rows
 
@@ -160,9 +160,7 @@ def _print(numbers: dict[str, Any], checked: list[dict[str, Any]], planned: list
     columns = ["ranks", "points", *(f"{q}: predicted, measured, error" for q in ("points/s", "p50 ms", "p99 ms"))]
     show("The model against measurement on this machine", columns, [_check_row(row) for row in checked])
     columns = ["GPUs", "", "ranks", "points", "iterate ms", "latency ms", "worst", "closure share", "busy"]
-    show(
-        "Predicted, with assumed GPUs", columns, [_plan_row(row) for row in planned if row["ranks"] in (10, max(RANKS))]
-    )
+    show("Predicted, with assumed GPUs", columns, [_plan_row(row) for row in planned if row["ranks"] in RANKS["3D"]])
 
 
 def _check_row(row: dict[str, Any]) -> list[str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
-from coupling.serving.loading import load
-from tests.benchmarks.serve_crews import MODEL, Absent, Crew, command, processes, simple_client
+from tests.benchmarks.serve_crews import Absent, Crew, command, processes, simple_client
+from tests.serving_models import energy_network
 from tests.serving_processes import short_folder
 
 NAME = "network"
@@ -41,7 +42,7 @@ def _triton(count: int, memory: str) -> Iterator[Crew]:
         raise Absent(f"it takes the extra triton: {error}") from error
     with ExitStack() as stack:
         repository = stack.enter_context(short_folder())
-        export_triton(load(MODEL, "cpu"), repository, name=NAME)
+        export_triton(energy_network(), repository, name=NAME)
         try:
             server = stack.enter_context(triton(repository))
         except pytest.skip.Exception as why:
@@ -53,4 +54,5 @@ def _triton(count: int, memory: str) -> Iterator[Crew]:
 if __name__ == "__main__":
     from coupling.serving.triton_surrogate import TritonSurrogate
 
-    simple_client(TritonSurrogate(NAME, sys.argv[1], memory=sys.argv[2], timeout=60.0))
+    memory: Literal["message", "system"] = "system" if sys.argv[2] == "system" else "message"
+    simple_client(TritonSurrogate(NAME, sys.argv[1], memory=memory, timeout=60.0))
