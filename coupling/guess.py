@@ -71,8 +71,9 @@ def better_start(
     Returns:
         The start and whether it is the guess.
     """
-    norm = residual_norm(guess)
-    if np.isfinite(norm) and not norm >= residual_norm(standard):
+    at_standard = residual_norm(standard)
+    norm = residual_norm(guess)  # last, because a guess that is used is evaluated again where the iteration starts
+    if np.isfinite(norm) and not norm >= at_standard:
         ledger.count(f"{name}/guesses used")
         return guess, True
     ledger.count(f"{name}/guesses refused")

@@ -132,6 +132,21 @@ class MultiscaleProblem:
         values: Array = self.u.x.array
         return values
 
+    @property
+    def owned(self) -> int:
+        """How many of the values of ``solution`` this rank owns; they are the first ones."""
+        return int(self._owned)
+
+    def residual_norm(self, values: Array, dt: float = 1.0) -> float:
+        """‖F‖ over dt at the owned unknowns ``values``, NaN where they are inadmissible at any point (collective).
+
+        u is at these values afterwards.
+        """
+        self._dt, self._error, self._failures = dt, None, (0, [])
+        self._x.array_w[:] = values
+        self._assemble_residual(self.snes, self._x, self._b)
+        return float(self._b.norm())
+
     def solve(self, dt: float = 1.0) -> Solved:
         """Solve from the present u and the committed states over a time increment dt (collective).
 
