@@ -3,14 +3,15 @@
 A *closure* maps gradients at points to fluxes, their tangents and a status per point (:mod:`coupling.contract`). A
 *surrogate* is a closure that also states its uncertainty, and a *gate* says at which points that is good enough
 (:mod:`coupling.gate`). The *accelerated closure* is made of a fine-scale closure, a surrogate and a gate, and is itself
-a closure, so that a solver sees no difference (:mod:`coupling.accelerated`). The *ledger* counts and times what was
-done (:mod:`coupling.ledger`), the *model server* evaluates a surrogate for all ranks of a node
-(:mod:`coupling.serving`), and the *conformance suite* tells whether any closure keeps the contract
-(:mod:`coupling.conformance`).
+a closure, so that a solver sees no difference (:mod:`coupling.accelerated`). The *balanced closure* has idle ranks take
+part in the fine solves of busy ones (:mod:`coupling.balance`). The *ledger* counts and times what was done
+(:mod:`coupling.ledger`), the *model server* evaluates a surrogate for all ranks of a node (:mod:`coupling.serving`),
+and the *conformance suite* tells whether any closure keeps the contract (:mod:`coupling.conformance`).
 """
 
 from coupling.accelerated import AcceleratedClosure
 from coupling.agreement import together
+from coupling.balance import BalancedClosure
 from coupling.contract import Closure, ClosureSpec, Response, Status, mandel_components, tensor_components
 from coupling.errors import (
     ClosureError,
@@ -29,10 +30,12 @@ from coupling.errors import (
 from coupling.gate import Gate, RangeGate, ToleranceGate
 from coupling.ledger import Ledger
 from coupling.serving import CollectiveSurrogate, RemoteSurrogate
+from coupling.small_strain import StrainFrame, StretchOfStrain
 from coupling.stretch import StretchFrame
 
 __all__ = [
     "AcceleratedClosure",
+    "BalancedClosure",
     "Closure",
     "ClosureError",
     "ClosureSpec",
@@ -53,7 +56,9 @@ __all__ = [
     "ServerUnavailableError",
     "Status",
     "StepError",
+    "StrainFrame",
     "StretchFrame",
+    "StretchOfStrain",
     "ToleranceGate",
     "TwoscaleError",
     "mandel_components",

@@ -18,6 +18,7 @@ a larger box then, or give it a fine scale to fall back on with :class:`coupling
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -70,7 +71,8 @@ class MultiscaleProblem:
         fluxes: the closure fluxes in the residual.
         bcs: Dirichlet conditions; their values may change between solves.
         petsc_options: options without prefix. They override the defaults of :mod:`solver_adapters.macro.snes`; options
-            given on the command line or in PETSc's database override both. They do not stay in the database.
+            given on the command line or in PETSc's database override both. They do not stay in the database. Those that
+            PETSc has not read by the end of the first linear solve are warned of, as misspelt.
         J: UFL form of the Jacobian in place of the derived one.
         form_compiler_options: passed to FFCx.
         jit_options: passed to the just-in-time compiler.
@@ -120,6 +122,7 @@ class MultiscaleProblem:
         self._matrix = fem_petsc.create_matrix(self._jacobian)
         self._x, self._b = self._matrix.createVecs()
         self._options = (petsc_options_prefix, default_options(self.comm) | dict(petsc_options or {}))
+        self._unread = set(petsc_options or {})
         self._force_scale = ForceScale()
         self._dt = 1.0
         self._error: Exception | None = None
@@ -159,8 +162,10 @@ class MultiscaleProblem:
         guess = self.solution.copy()
         self._dt, self._error, self._failures = dt, None, (0, [])
         self._x.array_w[:] = guess[: self._owned]
-        with self.ledger.phase("step"), options_database(*self._options):
-            self.snes.solve(None, self._x)
+        with self.ledger.phase("step"):
+            with options_database(*self._options, self._unread):
+                self.snes.solve(None, self._x)
+            self._warn_of_unread_options()
             solved = Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
             self.count("macro/iterations", solved.iterations)
             if self.snes.getConvergedReason() > 0 and self._set_iterate(self._x):
@@ -196,9 +201,22 @@ class MultiscaleProblem:
         snes.setJacobian(self._assemble_jacobian, self._matrix, self._matrix)
         snes.setConvergenceTest(self._force_scale)
         _time_linear_solves(snes.ksp, self.ledger)
-        with options_database(*self._options):
+        with options_database(*self._options, self._unread):
             snes.setFromOptions()
         return snes
+
+    def _warn_of_unread_options(self) -> None:
+        """Once something has been solved, all options have had their chance."""
+        if not self._unread or self.snes.getLinearSolveIterations() == 0:
+            return
+        if self.comm.rank == 0:
+            warnings.warn(
+                f"PETSc has not read the options {sorted(self._unread)} of petsc_options=: they may be misspelt, or "
+                f"belong to a solver that is not in use. The option -{self._options[0]}snes_view shows what is",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        self._unread.clear()
 
     def _set_iterate(self, x: PETSc.Vec) -> bool:
         """Bring u and the fluxes to an iterate; whether all points of all ranks are usable there (collective)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from coupling.contract import Array, ClosureSpec, Response, Status, check_arguments
-from coupling.errors import ContractError
+from coupling.errors import ClosureError, ContractError
 from coupling.ledger import Ledger
 from solver_adapters.rve.boundary import Boundary
 from solver_adapters.rve.cell_problem import CellProblem, Linearisation
@@ -82,9 +83,12 @@ class PeriodicRVE:
 
     Attributes:
         reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties.
+        point_seconds: (n,) processor time of each point in the last evaluation, for
+            :class:`coupling.balance.BalancedClosure`.
 
     Raises:
         MeshError: the cell does not fit the boundary condition.
+        ClosureError: there is no equilibrium in the reference state.
         ContractError: a tag without material, no such boundary condition, an energy where none belongs to the flux.
     """
 
@@ -128,6 +132,7 @@ class PeriodicRVE:
         border = self.problem.border
         self._factor = SymmetricFactor(self.problem.K, 1 + k + (0 if border is None else border.columns.shape[1]))
         self._scale = 1.0
+        self.point_seconds = np.empty(0)
         self.reference = self._solve_reference()
         self._scale = float(np.linalg.norm(self.reference.tangent))
         self.ledger.reset()
@@ -143,12 +148,13 @@ class PeriodicRVE:
         n, k, m = check_arguments(self.spec, gradient, state, hint), self.spec.k, self.spec.m
         flux, tangent = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
         energy = np.full(n, np.nan) if self._with_energy else None
-        memory = np.array(state)
+        memory, self.point_seconds = np.array(state), np.zeros(n)
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         with self.ledger.phase("rve"):
             for i in np.flatnonzero(status == Status.OK):
-                row = memory[i]
+                row, start = memory[i], time.thread_time()
                 solved = self._solve(gradient[i], row if hint is None else hint[i], row)
+                self.point_seconds[i] = time.thread_time() - start
                 if solved is None:
                     status[i] = Status.NOT_CONVERGED
                     continue
@@ -172,7 +178,11 @@ class PeriodicRVE:
         start = Equilibrium(rest, np.zeros(n), np.zeros((n, k)), np.zeros(m), np.zeros((m, k)))
         solved = self._newton(rest, start)
         if solved is None:
-            raise ArithmeticError("the RVE has no equilibrium in its reference state: check moduli and mesh")
+            raise ClosureError(
+                "the RVE has no equilibrium in its reference state: its energy must be finite there, and its stiffness "
+                "regular. Check the moduli and the domain of each material, and that boundary condition and mesh hold "
+                "every part of the cell"
+            )
         return solved
 
     def _solve(self, gradient: Array, hint: Array, committed: Array) -> Equilibrium | None:

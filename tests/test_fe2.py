@@ -15,9 +15,10 @@ from dolfinx import fem, mesh
 from coupling import AcceleratedClosure, RangeGate, Status, StretchFrame
 from coupling.closed_forms import FailingClosure, LinearElastic
 from demos.cook import CLAMPED, LENGTH, LOADED, membrane, membrane_mesh, point_value
-from demos.cook_figures import picture, write_fields, write_figures
+from demos.cook_figures import write_fields, write_figures
 from demos.cook_runs import CASES, create_rve, run
 from demos.demo_cooks_membrane import demonstrate, table
+from demos.pictures import picture
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import NeoHookean

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coupling import ContractError, Ledger, StepError
+from coupling import ContractError, Ledger, RemoteRankError, StepError
 from coupling.closed_forms.hyperelastic import NeoHookean
 from coupling.guess import Guess
 from coupling.predictors.pod import PODPredictor
@@ -23,7 +23,7 @@ class Spring:
 
     def __init__(self, f, df, reach=np.inf):
         self.f, self.df, self.reach = f, df, reach
-        self.solution, self.ledger = np.zeros(1), Ledger()
+        self.comm, self.solution, self.ledger = MPI.COMM_WORLD, np.zeros(1), Ledger()
         self.load = self.committed_load = 0.0
         self.guesses, self.increments, self.commits = [], [], 0
 
@@ -145,10 +145,44 @@ def test_unusable_arguments_are_named(arguments, message):
         load_steps(problem, problem.apply, **arguments)
 
 
+@pytest.mark.mpi
+@pytest.mark.parametrize("where", ["apply_load", "on_step"])
+def test_what_a_callback_raises_on_one_rank_ends_the_stepping_on_all(where):
+    problem = cubic()
+
+    def failing(value):
+        if problem.comm.rank == 0 and problem.commits == 2:
+            raise ZeroDivisionError("no such load")
+
+    def apply(load):
+        problem.apply(load)
+        if where == "apply_load" and load > problem.committed_load:
+            failing(load)
+
+    expected = ZeroDivisionError if problem.comm.rank == 0 else RemoteRankError
+    with pytest.raises(expected, match="no such load"):
+        load_steps(problem, apply, steps=4, on_step=failing if where == "on_step" else None)
+    assert problem.load == problem.committed_load == 0.5
+    assert problem.solution[0] + problem.solution[0] ** 3 == pytest.approx(0.5, abs=1e-12)
+
+
+@pytest.mark.mpi
+def test_a_load_that_one_rank_refuses_cuts_back_on_all():
+    problem = cubic()
+
+    def apply(load):
+        if problem.comm.rank == 0 and load - problem.committed_load > 0.3:
+            raise StepError("too much at once")
+        problem.apply(load)
+
+    records = load_steps(problem, apply, steps=2)
+    assert [record.load for record in records] == [0.25, 0.5, 0.75, 1.0]
+
+
 class GuardedSpring(Spring):
     """A spring that can also say how good a trial x is."""
 
-    comm, owned = None, 1
+    owned = 1
 
     def residual_norm(self, values, dt):
         return float(np.abs(self.f(values) - self.load).max())
@@ -212,7 +246,7 @@ def test_a_step_that_fails_from_a_guess_starts_again_before_it_is_cut():
 
 def test_a_predictor_for_a_problem_without_a_residual():
     problem = cubic()
-    with pytest.raises(ContractError, match="Spring lacks comm, owned, residual_norm"):
+    with pytest.raises(ContractError, match="Spring lacks owned, residual_norm"):
         load_steps(problem, problem.apply, predictor=PODPredictor())
     with pytest.raises(ContractError, match="predict and observe, got int"):
         load_steps(problem, problem.apply, predictor=3)  # type: ignore[arg-type]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from coupling.agreement import together
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 from coupling.guarded_predictor import GuardedPredictor
@@ -40,6 +42,11 @@ class LoadProblem(Protocol):
     """What load stepping needs of a problem."""
 
     @property
+    def comm(self) -> Any:
+        """Communicator of the ranks that take part."""
+        ...
+
+    @property
     def solution(self) -> Array:
         """The unknowns of this rank, writable in place: initial guess before a solve, solution after it."""
         ...
@@ -60,7 +67,6 @@ class LoadProblem(Protocol):
 class GuardedLoadProblem(LoadProblem, Protocol):
     """What load stepping needs besides, to decide whether to use a guess."""
 
-    comm: Any
     ledger: Ledger
 
     @property
@@ -97,7 +103,7 @@ def load_steps(
 
     Args:
         problem: the problem, in equilibrium at λ = start.
-        apply_load: sets loads, boundary values and time for a given λ.
+        apply_load: sets loads, boundary values and time for a given λ; a StepError from it on any rank cuts back, too.
         steps: number of full steps.
         start: load factor of the present solution.
         end: load factor to reach.
@@ -112,8 +118,8 @@ def load_steps(
 
     Raises:
         StepError: a step of the smallest size did not converge.
-        Exception: what else solving or loading raises. In both cases solution and load are those of the last converged
-            step.
+        Exception: what else solving, loading or ``on_step`` raises, on its rank; RemoteRankError on the others.
+            Whenever a step fails, solution and load are those of the last converged step.
     """
     starts = _starts(problem, predictor)
     if steps < 1 or start == end:
@@ -130,17 +136,18 @@ def load_steps(
             reached = target if abs(size) >= abs(target - load) * (1 - 1e-9) else load + size
             try:
                 starts.extrapolate(reached)
-                apply_load(reached)
+                together(problem.comm, partial(apply_load, reached))
                 solved = starts.solve(reached, duration * (reached - load) / (end - start))
             except Exception as error:
                 problem.solution[:] = solution
                 size = (reached - load) / 2
-                if isinstance(error, StepError) and abs(size) >= smallest * (1 - 1e-9):
+                too_far = any(problem.comm.allgather(isinstance(error, StepError)))
+                if too_far and abs(size) >= smallest * (1 - 1e-9):
                     cutbacks += 1
                     problem.count("macro/cutbacks")
                     continue
                 apply_load(load)
-                if isinstance(error, StepError):
+                if too_far:
                     raise StepError(_given_up(load, reached, cutbacks, smallest, error)) from error
                 raise
             problem.commit()
@@ -149,7 +156,7 @@ def load_steps(
             starts.learn(load, solution)
             cutbacks, size = 0, np.sign(full) * min(abs(full), 2 * abs(size))
             if on_step is not None:
-                on_step(records[-1])
+                together(problem.comm, partial(on_step, records[-1]))
     return records
 
 
@@ -215,7 +222,7 @@ def _starts(problem: LoadProblem, predictor: str | Predictor) -> _Extrapolation:
     return _GuardedExtrapolation(problem, predictor)  # type: ignore[arg-type]
 
 
-def _given_up(load: float, reached: float, cutbacks: int, smallest: float, error: StepError) -> str:
+def _given_up(load: float, reached: float, cutbacks: int, smallest: float, error: Exception) -> str:
     return (
         f"the step from load factor {load:.6g} to {reached:.6g} did not converge, after {cutbacks} cut-backs "
         f"(smallest step {smallest:.3g}): {error}"

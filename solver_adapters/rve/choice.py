@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coupling.errors import ContractError, MeshError, MissingPackageError
+from coupling.errors import ClosureError, ContractError, MeshError, MissingPackageError
 
 if TYPE_CHECKING:
     from solver_adapters.fenicsx_rve import PeriodicRVE
@@ -59,7 +59,7 @@ def chosen_rve(
     built = {tag: getattr(energies, MATERIALS[law])(*moduli) for tag, (law, moduli) in laws.items()}
     try:
         return PeriodicRVE(unit_cell, built, degree=degree, energy=True, flux_unit=flux_unit)
-    except ArithmeticError as error:
+    except ClosureError as error:
         raise MeshError(f"{cell}: {error}") from error
 
 

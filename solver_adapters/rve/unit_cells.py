@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from coupling.contract import Array
 from coupling.errors import MeshError
+from solver_adapters.dolfinx_versions import coordinate_map
 from solver_adapters.rve.mesh_checks import check_mesh, check_tags
 from solver_adapters.rve.periodic import Period
 
@@ -71,10 +72,15 @@ class UnitCell:
         """The parallelepiped that repeats."""
         return Period.around(self.mesh.geometry.x[:, : self.mesh.geometry.dim], self.lattice)
 
+    def fraction(self, tag: int) -> float:
+        """Share of the period's volume that the cells of a tag fill."""
+        dx = ufl.Measure("dx", self.mesh, subdomain_data=self.tags)
+        return float(dolfinx.fem.assemble_scalar(dolfinx.fem.form(1.0 * dx(tag)))) / self.period.volume
+
     @property
     def quadrature_excess(self) -> int:
         """Degrees of quadrature that cells which are no affine images of a simplex need in addition."""
-        affine = self.mesh.topology.cell_name() in ("triangle", "tetrahedron") and self.mesh.geometry.cmap.degree == 1
+        affine = self.mesh.topology.cell_name() in ("triangle", "tetrahedron") and coordinate_map(self.mesh).degree == 1
         return 0 if affine else 2
 
 
@@ -245,6 +251,5 @@ def _used_nodes(points: Array, cells: NDArray[np.int64], source: str) -> tuple[A
 def _dolfinx_mesh(points: Array, cells: NDArray[np.int64], kind: CellKind) -> Any:
     element = basix.ufl.element("Lagrange", kind.name, kind.order, shape=(kind.dim,))
     to_dolfinx = dolfinx.cpp.io.perm_vtk(dolfinx.mesh.to_type(kind.name), cells.shape[1])
-    return dolfinx.mesh.create_mesh(
-        MPI.COMM_SELF, np.ascontiguousarray(cells[:, to_dolfinx]), points, ufl.Mesh(element)
-    )
+    nodes = np.ascontiguousarray(cells[:, to_dolfinx])
+    return dolfinx.mesh.create_mesh(MPI.COMM_SELF, cells=nodes, x=points, e=ufl.Mesh(element))
