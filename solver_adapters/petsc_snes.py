@@ -14,8 +14,9 @@ same one of several solutions. :meth:`WarmStart.solve` repeats a solve that fail
 Options, under the prefix of the SNES, override the arguments: see :class:`WarmStartOptions`.
 
 For guesses of linear solves PETSc has ``-ksp_guess_type fischer`` and ``pod``, which can be used at the same time:
-those act on the corrections inside a Newton iteration, these on where it starts. (With ``-ksp_type preonly`` they do
-nothing.) Under ``-snes_ksp_ew`` it is the linear iterations that become fewer.
+those act on the corrections inside a Newton iteration, these on where it starts. PETSc forgets what they know whenever
+the matrix changes, so that they help with ``-snes_lag_jacobian`` only. Under ``-snes_ksp_ew`` it is the linear
+iterations that a warm start saves.
 """
 
 from __future__ import annotations
