@@ -154,22 +154,26 @@ def main() -> None:
     with running(MODEL, device="cpu") as server:
         costs = measured_costs(version, server.address)
         checked = check(costs, version, server.address)
-    planned = plan(costs, version) + plan(costs, version, "3D")
     found, numbers = limits(costs), as_numbers(costs)
+    _print_check(numbers, checked)
+    planned = plan(costs, version) + plan(costs, version, "3D")
+    _print_plan(planned, found)
     result = {"assumed": ASSUMED, "measured": numbers, "limits": found, "check": checked, "plan": planned}
-    _print(numbers, checked, planned)
-    for name, values in found.items():
-        print(f"{name}: " + ", ".join(f"{key}: {value:.2g}" for key, value in values.items()))
     write_json(args.json, {"benchmark": "scale", **result})
     draw(args.figure, checked, planned)
 
 
-def _print(numbers: dict[str, Any], checked: list[dict[str, Any]], planned: list[dict[str, Any]]) -> None:
+def _print_check(numbers: dict[str, Any], checked: list[dict[str, Any]]) -> None:
     print("µs:", ", ".join(f"{n} {1e6 * v:.3g}" for n, v in numbers.items() if isinstance(v, float)))
     columns = ["ranks", "points", *(f"{q}: predicted, measured, error" for q in ("points/s", "p50 ms", "p99 ms"))]
     show("The model against measurement on this machine", columns, [_check_row(row) for row in checked])
+
+
+def _print_plan(planned: list[dict[str, Any]], found: dict[str, Any]) -> None:
     columns = ["GPUs", "", "ranks", "points", "iterate ms", "latency ms", "worst", "closure share", "busy"]
     show("Predicted, with assumed GPUs", columns, [_plan_row(row) for row in planned if row["ranks"] in RANKS["3D"]])
+    for name, values in found.items():
+        print(f"{name}: " + ", ".join(f"{key}: {value:.2g}" for key, value in values.items()))
 
 
 def _check_row(row: dict[str, Any]) -> list[str]:
