@@ -32,8 +32,11 @@ from dolfinx.fem import petsc as fem_petsc
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 from coupling.ledger import Ledger
+from coupling.two_level import two_level
 from solver_adapters.macro.closure_flux import ClosureFlux
-from solver_adapters.macro.evaluation import evaluate_fluxes
+from solver_adapters.macro.evaluation import evaluate_fluxes, measure_magnitudes
+from solver_adapters.macro.exact_newton import ExactNewton, Measured
+from solver_adapters.macro.level import EVALUATE, Level
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 from solver_adapters.macro.quadrature import QuadraturePoints
 from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options
@@ -121,7 +124,10 @@ class MultiscaleProblem:
         self._x, self._b = self._matrix.createVecs()
         self._options = (petsc_options_prefix, default_options(self.comm) | dict(petsc_options or {}))
         self._force_scale = ForceScale()
-        self._dt = 1.0
+        self._level, self._dt = EVALUATE, 1.0
+        has_levels = any(two_level(flux.closure) is not None for flux in self.fluxes)
+        self._exact_newton = ExactNewton() if has_levels else None
+        self._start = self.solution.copy()
         self._error: Exception | None = None
         self._failures: tuple[int, list[str]] = (0, [])
         self.snes = self._create_snes()
@@ -141,22 +147,49 @@ class MultiscaleProblem:
             StepError: SNES did not converge, on all ranks; u is then what it was before.
             Exception: what a closure raised, on its rank; RemoteRankError on the others.
         """
-        guess = self.solution.copy()
+        self._start = self.solution.copy()
         self._dt, self._error, self._failures = dt, None, (0, [])
-        self._x.array_w[:] = guess[: self._owned]
+        self._x.array_w[:] = self._start[: self._owned]
         with self.ledger.phase("step"), options_database(*self._options):
-            self.snes.solve(None, self._x)
-            solved = Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
-            self.count("macro/iterations", solved.iterations)
-            if self.snes.getConvergedReason() > 0 and self._set_iterate(self._x):
+            solved = self._exact_newton.solve(self) if self._exact_newton is not None else None
+            if solved is None and self._error is None:
+                solved = self.iterate(EVALUATE)
+            if solved is not None and self._set_iterate(self._x):
                 self._force_scale.keep()
                 return solved
-        self.solution[:] = guess
-        for flux in self.fluxes:
-            flux.discard()
+            explanation = self._explanation()
+        self.go_back()
         if self._error is not None:
             raise self._error
-        raise StepError(self._explanation(solved))
+        raise StepError(explanation)
+
+    def iterate(self, level: Level) -> Solved | None:
+        """Newton's method from the present iterate, closures asked at that level; None where it fails (collective)."""
+        self._level = level
+        self.snes.solve(None, self._x)
+        self.count("macro/iterations", self.snes.getIterationNumber())
+        return self._solved() if self.snes.getConvergedReason() > 0 else None
+
+    def measure(self, level: Level) -> Measured | None:
+        """Residual at the present iterate, closures asked at that level; None where a point fails (collective)."""
+        measure_magnitudes(self.fluxes, self.comm)
+        self._level = level
+        self._assemble_residual(self.snes, self._x, self._b)
+        norm, (rtol, atol, *_) = self._b.norm(), self.snes.getTolerances()
+        if not np.isfinite(norm):
+            return None
+        return Measured(norm, max(atol, rtol * self._force_scale.scale), self._force_scale.scale)
+
+    def go_back(self) -> None:
+        """Return to the start of the last solve and to the committed states."""
+        self.solution[:] = self._start
+        self._x.array_w[:] = self._start[: self._owned]
+        for flux in self.fluxes:
+            flux.discard()
+
+    def relative_tolerance(self) -> float:
+        """Rtol of the residual."""
+        return float(self.snes.getTolerances()[0])
 
     def commit(self) -> None:
         """Make the states of the last solve the committed ones."""
@@ -192,7 +225,7 @@ class MultiscaleProblem:
         self.u.x.array[: self._owned] = x.array_r
         self.u.x.scatter_forward()
         try:
-            failed = evaluate_fluxes(self.fluxes, self._dt, self.comm, self.ledger)
+            failed = evaluate_fluxes(self.fluxes, self._dt, self.comm, self.ledger, self._level)
         except Exception as error:  # raised on all ranks together; kept until SNES has returned
             self._error = error
             return False
@@ -237,8 +270,12 @@ class MultiscaleProblem:
             if A != P:
                 A.assemble()
 
-    def _explanation(self, solved: Solved) -> str:
+    def _solved(self) -> Solved:
+        return Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
+
+    def _explanation(self) -> str:
         """Why the solve failed, the same text on all ranks (collective)."""
+        solved = self._solved()
         failed, lines = self._failures
         text = f"SNES stopped with {solved.reason} after {solved.iterations} iterations"
         if not failed:

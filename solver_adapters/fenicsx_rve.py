@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, Response, Status, check_arguments
 from coupling.errors import ContractError
@@ -14,14 +16,15 @@ from coupling.ledger import Ledger
 from solver_adapters.rve.boundary import Boundary
 from solver_adapters.rve.cell_problem import CellProblem, Linearisation
 from solver_adapters.rve.energies import Energy
-from solver_adapters.rve.factor import SymmetricFactor
+from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.kinematics import Kinematics, Stretch
+from solver_adapters.rve.sweep import Memory, Sweep
 from solver_adapters.rve.unit_cells import UnitCell
 
 _FACTOR_SERVES = 1e-4
-_LARGEST_REMAINDER = 3e-3
 _SMALLEST_STEP = 2.0**-8
 _MOST_ITERATIONS = 12
+_FEW = 0.1  # of the points may need Newton's method in a sweep
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,50 @@ class PeriodicRVE:
         self.ledger.count("rve/failed points", int((status != Status.OK).sum()))
         return Response(flux, tangent, status, memory, energy=energy)
 
+    def sweep(
+        self,
+        gradient: Array,
+        state: Array | None,
+        dt: float,
+        hint: Array | None = None,
+        *,
+        tolerance: float,
+        tangent: NDArray[np.bool_],
+    ) -> Response:
+        """Flux at n points from stale factors, see :class:`coupling.exact.SweepingClosure`.
+
+        Residuals alone are assembled, and a few factors serve all points (:mod:`solver_adapters.rve.modified_newton`).
+        Where that does not converge, Newton's method stands in, as long as that concerns few points.
+        """
+        check_arguments(self.spec, gradient, state, hint)
+        n, k, m = len(gradient), self.spec.k, self.spec.m
+        memory = np.array(state if hint is None else hint)
+        flux, tangents = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
+        status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
+        error, good = np.full(n, np.inf), np.flatnonzero(status == Status.OK)
+        with self.ledger.phase("rve"):
+            rows = memory if good.size == n else memory[good]
+            swept = self._sweep(gradient[good], Memory.of(rows, k, self.problem.n), tangent[good], tolerance)
+            memory[good] = rows
+            flux[good], tangents[good], error[good] = swept.flux, swept.tangent, swept.error
+            flux, tangents = self.kinematics.sign * flux, self.kinematics.sign * tangents
+            unsolved = good[np.isnan(swept.flux[:, 0])]
+            status[unsolved] = Status.NOT_CONVERGED
+            if unsolved.size <= max(1, n * _FEW):
+                for i in unsolved:
+                    solved = self._newton(gradient[i], self.equilibrium(memory[i]), tolerance / self._scale)
+                    if solved is not None:
+                        status[i], error[i] = Status.OK, tolerance
+                        flux[i], tangents[i] = solved.flux, solved.tangent
+                        self._remember(solved, memory[i])
+        self.ledger.count("rve/sweeps")
+        self.ledger.count("rve/failed points", int((status != Status.OK).sum()))
+        return Response(flux, tangents, status, memory, uncertainty=error)
+
+    @cached_property
+    def _sweep(self) -> Sweep:
+        return Sweep(self.problem, self._factor, np.array(self.spec.reference), self._scale, self.ledger)
+
     def equilibrium(self, row: Array) -> Equilibrium:
         """The equilibrium that a row (s,) of a returned state remembers; its flux and tangent are not kept and NaN."""
         k, m, n = self.spec.k, self.spec.m, self.problem.n
@@ -195,8 +242,9 @@ class PeriodicRVE:
                     return None
         return start
 
-    def _newton(self, gradient: Array, start: Equilibrium) -> Equilibrium | None:
+    def _newton(self, gradient: Array, start: Equilibrium, tolerance: float | None = None) -> Equilibrium | None:
         """Equilibrium at ``gradient``, or None where Newton's method from the predictor of ``start`` diverges."""
+        tolerance = self.tolerance if tolerance is None else tolerance
         w, border = start.fluctuation + start.sensitivity @ (gradient - start.gradient), self.problem.border
         if border is not None:
             w = border.feasible(w)
@@ -214,7 +262,7 @@ class PeriodicRVE:
             if not error < 4 * previous:
                 return None
             w = w - solution[:, 0]
-            if error <= self.tolerance:
+            if error <= tolerance:
                 return self._equilibrium_at(gradient, w, system, solution, condensed)
         return None
 
@@ -236,19 +284,11 @@ class PeriodicRVE:
         return X, np.asarray(G / self.problem.volume)
 
     def _solve_columns(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
-        """X = K⁻¹B and BᵀK⁻¹B.
-
-        The last factor M serves where X₀ = M⁻¹B leaves a small remainder. After one step of iterative refinement,
-        X = X₀ + M⁻¹(B − KX₀), the remainder is R = B − KX, and BᵀK⁻¹B = XᵀB + RᵀX + RᵀK⁻¹R; the last term is of fourth
-        order and left out.
-        """
+        """X = K⁻¹B and BᵀK⁻¹B, by the last factor where that serves."""
         if reuse and self._factor.ready:
-            X = self._factor.solve(B)
-            R = B - self._factor.product(X)
-            if np.linalg.norm(R[:, 1:]) <= _LARGEST_REMAINDER * np.linalg.norm(B[:, 1:]):
-                X += self._factor.solve(R)
-                R = B - self._factor.product(X)
-                return X, X.T @ B + R.T @ X
+            answer = refined(B, self._factor.solve, self._factor.product)
+            if answer is not None:
+                return answer
         self.ledger.count("rve/factorisations")
         if not self._factor.factorise():
             self.ledger.count("rve/LU factorisations")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from coupling.contract import Array, Closure, Response, Status
 from coupling.errors import ContractError
 from solver_adapters.macro.facet_points import FacetPoints
+from solver_adapters.macro.level import EVALUATE, Level
 from solver_adapters.macro.quadrature import QuadraturePoints
 
 
@@ -51,6 +52,7 @@ class ClosureFlux:
         state: committed state (n, s) of the points, None where the closure has none.
         gradient: gradients (n, k) that flux and tangent belong to, None where there are none.
         failed: number of points of this rank that failed then.
+        magnitude: what the tolerance of a sweep is relative to.
 
     Raises:
         ContractError: operand, measure or shape do not fit the closure.
@@ -87,7 +89,8 @@ class ClosureFlux:
         self._response: Response | None = None
         self.gradient: Array | None = None
         self.failed = 0
-        self._dt = np.nan
+        self.magnitude = 1.0
+        self._dt, self._level = np.nan, EVALUATE
         self._hint: Array | None = None
 
     @property
@@ -116,21 +119,24 @@ class ClosureFlux:
         values = self._expression.eval(self.points.mesh, self.points.entities)
         return np.ascontiguousarray(values, dtype=np.float64).reshape(self.points.n, self.closure.spec.k)
 
-    def is_stale(self, gradient: Array, dt: float) -> bool:
-        """Whether flux and tangent belong to other gradients, another dt or another committed state."""
-        return self.gradient is None or dt != self._dt or not np.array_equal(gradient, self.gradient)
+    def is_stale(self, gradient: Array, dt: float, level: Level) -> bool:
+        """Whether flux and tangent belong to other gradients, dt, level or committed state."""
+        same = self.gradient is not None and dt == self._dt and level == self._level
+        return not same or not np.array_equal(gradient, self.gradient)
 
-    def evaluate(self, gradient: Array, dt: float) -> None:
-        """Evaluate the closure for the gradients (n, k), all points in one call.
+    def evaluate(self, gradient: Array, dt: float, level: Level = EVALUATE) -> None:
+        """Ask the closure, at that level, for the gradients (n, k), all points in one call.
 
         Flux and tangent of the form are those of the answer afterwards, unless a point failed (:attr:`failed`).
         """
         self.gradient, self._dt, self._response, self.failed = None, np.nan, None, 0
-        response = _checked(self.closure.evaluate(gradient, self.state, dt, self._hint), self.closure, self.points.n)
-        self.gradient, self._dt, self._response = gradient, dt, response
+        answer = level.ask(self.closure, self.magnitude)(gradient, self.state, dt, self._hint)
+        response = _checked(answer, self.closure, self.points.n)
+        self.gradient, self._dt, self._level, self._response = gradient, dt, level, response
         spec = self.closure.spec
         usable = response.status <= Status.FALLBACK
-        self._keep_hint(response.state, usable)
+        if level.solves:
+            self._keep_hint(response.state, usable)
         self.failed = int(usable.size - np.count_nonzero(usable))
         if not self.failed:
             self._flux.x.array.reshape(-1, spec.m)[self._flux_rows] = response.flux

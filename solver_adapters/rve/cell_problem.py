@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,35 @@ class CellProblem:
         columns = right if self.border is None else np.hstack([right, self.border.columns])
         flux /= self.volume
         return Linearisation(columns, flux[0], flux[1:].T)
+
+    def residual(self, gradient: Array, fluctuation: Array, out: Array) -> None:
+        """Overwrite ``out`` (n,) by r(g, w) alone."""
+        out[:] = 0.0
+        self._assemble_alone(out, self._residual_alone, gradient, fluctuation)
+        out[self._gauge] = 0.0
+
+    def flux(self, gradient: Array, fluctuation: Array, out: Array) -> None:
+        """Overwrite ``out`` (m,) by T(g, w) alone."""
+        out[:] = 0.0
+        self._assemble_alone(out, self._flux_alone, gradient, fluctuation)
+        out /= self.volume
+
+    @cached_property
+    def _residual_alone(self) -> Any:
+        return fem.form(ufl.derivative(self._average, self.w))
+
+    @cached_property
+    def _flux_alone(self) -> Any:
+        k, m = self.spec.k, self.spec.m
+        q = ufl.TestFunction(constant_space(self.w.function_space.mesh, m))
+        return fem.form(ufl.derivative(self._average, self.g, ufl.as_vector([0.0] * (k - m) + [q[i] for i in range(m)])))
+
+    def _assemble_alone(self, out: Array, form: Any, gradient: Array, fluctuation: Array) -> None:
+        coefficients = self._pack(gradient, fluctuation, form)
+        constants = self._constants.get(form)
+        if constants is None:
+            constants = self._constants[form] = cpp.fem.pack_constants(form._cpp_object)
+        cpp.fem.assemble_vector(out, form._cpp_object, constants, coefficients)
 
     def assemble_stiffness(self, coefficients: Any) -> None:
         """Overwrite :attr:`K`; the rows and columns of the pinned block are those of the identity."""
