@@ -5,8 +5,9 @@
         sweep at the new u
 
 The residual that decides is that of a classical run, on the same scale. Fluxes are swept no more accurately than it
-warrants (the forcing term of an inexact Newton method; Eisenstat & Walker 1996, SIAM J. Sci. Comput. 17, 16–32), the
-last ones to a tenth of its tolerance.
+warrants (the forcing term of an inexact Newton method; Eisenstat & Walker 1996, SIAM J. Sci. Comput. 17, 16–32): their
+errors enter the residual of the next sweep, so that they need not be smaller than that will be, judging by the last
+load step. The last ones meet half the tolerance of the residual.
 """
 
 from __future__ import annotations
@@ -19,10 +20,8 @@ from solver_adapters.macro.level import Level
 from solver_adapters.macro.load_stepping import Solved
 
 _MOST_SWEEPS = 12
-_FINAL = 0.2  # of the tolerance of the residual is that of the last fluxes
-_FORCING = 0.05
-_FIRST_RESIDUAL = 1e-5  # expected after the first sweep of the first step
-_RATES = 1e-4, 3e-2  # range in which the reduction of the residual by a sweep is expected
+_FINAL = 0.5  # of the tolerance of the residual is that of the last fluxes; their errors are independent
+_REDUCTION = 1e-4  # of the residual by a sweep, while there is no experience
 _HOPELESS = 0.5
 
 
@@ -96,7 +95,7 @@ class ExactNewton:
             if inner is None:
                 return None
             iterations += inner.iterations
-            measured = self._sweep(problem, max(final, _FORCING * trust.expected(norms)), final)
+            measured = self._sweep(problem, max(final, trust.expected(norms)), final)
             if measured is None:
                 return None
             norms.append(measured.relative)
@@ -136,12 +135,13 @@ class _Trust:
         self._pause = 0 if success else 2**self._failures - 1
 
     def expected(self, norms: Sequence[float]) -> float:
-        """Residual that the next sweep will find after those with ``norms``, the first of them 1."""
+        """Residual that the next sweep but one will leave after those with ``norms``, the first of them 1."""
         done = len(norms)
-        if done == 1:
-            return self._norms[1] if len(self._norms) > 1 else _FIRST_RESIDUAL
-        rate = self._norms[done] / self._norms[done - 1] if done < len(self._norms) else 0.0
-        return norms[-1] * min(max(rate, _RATES[0]), _RATES[1])
+        if not self._norms:
+            return norms[-1] * _REDUCTION ** (2 if done == 1 else 1)
+        if done + 1 >= len(self._norms):
+            return 0.0
+        return self._norms[done + 1] * (norms[-1] / self._norms[done - 1])
 
     def remember(self, norms: Sequence[float]) -> None:
         self._norms = list(norms)

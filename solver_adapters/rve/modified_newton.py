@@ -69,7 +69,7 @@ def modified_newton(
     """Iterate until the estimated error of each flux is below ``tolerance`` times ``scale``.
 
     In units of strain the error of w is d = √(r·M⁻¹r/(|Y| scale)). The predictor w₀ + S (g − g₀) starts with d = d₀, of
-    which S errs by about d₀/|g − g₀| in that direction; the estimate is ten times that times d, plus d².
+    which S errs by about d₀/|g − g₀| in that direction; the estimate is five times that times d, plus d².
 
     Args:
         problem: the RVE problem.
@@ -95,7 +95,7 @@ def modified_newton(
         if iteration == 0:
             defect = np.full(n, _LARGEST_DEFECT)
             with np.errstate(divide="ignore", invalid="ignore"):
-                defect[active] = np.fmin(_LARGEST_DEFECT, 10.0 * size / start.step[active])
+                defect[active] = np.fmin(_LARGEST_DEFECT, 5.0 * size / start.step[active])
         rate = size / size_before[active]
         if iteration == 1:
             factors.learn(g[active], which[active], rate)
