@@ -36,7 +36,7 @@ from coupling.two_level import two_level
 from solver_adapters.macro.closure_flux import ClosureFlux
 from solver_adapters.macro.evaluation import evaluate_fluxes, measure_magnitudes
 from solver_adapters.macro.exact_newton import ExactNewton, Measured
-from solver_adapters.macro.level import EVALUATE, Level
+from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 from solver_adapters.macro.quadrature import QuadraturePoints
 from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ufl
 from dolfinx import fem
-from numpy.typing import NDArray
 
-from coupling.contract import Array, Closure, Response, Status
+from coupling.contract import Array, Closure
 from coupling.errors import ContractError
+from solver_adapters.closure_points import ClosurePoints, numbers
 from solver_adapters.macro.facet_points import FacetPoints
-from solver_adapters.macro.level import EVALUATE, Level
+from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.quadrature import QuadraturePoints
 
 
-class ClosureFlux:
+class ClosureFlux(ClosurePoints):
     """The flux q(g) of a closure as a UFL expression, with g any UFL operand: put ``value`` where the flux stood.
 
         F = ufl.Identity(2) + ufl.grad(u)
@@ -52,7 +51,6 @@ class ClosureFlux:
         state: committed state (n, s) of the points, None where the closure has none.
         gradient: gradients (n, k) that flux and tangent belong to, None where there are none.
         failed: number of points of this rank that failed then.
-        magnitude: what the tolerance of a sweep is relative to.
 
     Raises:
         ContractError: operand, measure or shape do not fit the closure.
@@ -74,9 +72,10 @@ class ClosureFlux:
         functions = ufl.algorithms.extract_coefficients(self._operand)
         if not functions:
             raise ContractError(f"the operand of {name!r} depends on no Function: {operand}")
-        self.closure, self.name, self.dx = closure, name, dx
+        self.dx = dx
         points = QuadraturePoints if dx.integral_type() == "cell" else FacetPoints
         self.points = points(functions[0].function_space.mesh, dx)
+        super().__init__(closure, self.points.n, name)
         self._flux = self.points.function((spec.m,), name)
         self._flux.closure_flux = self
         self._tangent = self.points.function((spec.m, spec.k), f"{name}_tangent")
@@ -85,20 +84,6 @@ class ClosureFlux:
         self._expression = fem.Expression(self._operand, self.points.reference)
         self.vector = self._flux
         self.value = _shaped(self._flux, _default_shape(spec.m, parts) if shape is None else shape)
-        self.state = closure.initial_state(self.points.n)
-        self._response: Response | None = None
-        self.gradient: Array | None = None
-        self.failed = 0
-        self.magnitude = 1.0
-        self._dt, self._level = np.nan, EVALUATE
-        self._hint: Array | None = None
-
-    @property
-    def response(self) -> Response:
-        """What the closure answered last, since the last failed solve."""
-        if self._response is None:
-            raise ContractError(f"{self.name!r} has not been evaluated: solve a step first")
-        return self._response
 
     def jacobian(self, residual: ufl.Form, u: fem.Function, du: Any) -> ufl.Form:
         """Share of the flux in the derivative of a form: ∂R/∂q · (∂q/∂g ∂g/∂u δu)."""
@@ -119,55 +104,19 @@ class ClosureFlux:
         values = self._expression.eval(self.points.mesh, self.points.entities)
         return np.ascontiguousarray(values, dtype=np.float64).reshape(self.points.n, self.closure.spec.k)
 
-    def is_stale(self, gradient: Array, dt: float, level: Level) -> bool:
-        """Whether flux and tangent belong to other gradients, dt, level or committed state."""
-        same = self.gradient is not None and dt == self._dt and level == self._level
-        return not same or not np.array_equal(gradient, self.gradient)
+    def place(self, i: int) -> str:
+        """Rank, cell or facet and coordinates of point i."""
+        x = self.points.coordinates()[i]
+        return f"rank {self.points.mesh.comm.rank}, {self.points.place(i)}, x = {numbers(x)}"
 
     def evaluate(self, gradient: Array, dt: float, level: Level = EVALUATE) -> None:
-        """Ask the closure, at that level, for the gradients (n, k), all points in one call.
-
-        Flux and tangent of the form are those of the answer afterwards, unless a point failed (:attr:`failed`).
-        """
-        self.gradient, self._dt, self._response, self.failed = None, np.nan, None, 0
-        answer = level.ask(self.closure, self.magnitude)(gradient, self.state, dt, self._hint)
-        response = _checked(answer, self.closure, self.points.n)
-        self.gradient, self._dt, self._level, self._response = gradient, dt, level, response
-        spec = self.closure.spec
-        usable = response.status <= Status.FALLBACK
-        if level.solves:
-            self._keep_hint(response.state, usable)
-        self.failed = int(usable.size - np.count_nonzero(usable))
+        """Evaluate the closure; flux and tangent of the form are those of its answer, unless a point failed."""
+        super().evaluate(gradient, dt, level)
         if not self.failed:
-            self._flux.x.array.reshape(-1, spec.m)[self._flux_rows] = response.flux
-            tangent = response.tangent.reshape(-1, spec.m * spec.k)
-            self._tangent.x.array.reshape(-1, spec.m * spec.k)[self._tangent_rows] = tangent
-
-    def commit(self) -> None:
-        """Make the state of the last evaluation the committed one."""
-        self.state = self.response.state
-        self._hint = None
-        if self.closure.spec.history:
-            self.gradient = None
-
-    def discard(self) -> None:
-        """Forget what the present increment has left; the committed state stays."""
-        self._hint, self._response, self.gradient, self.failed = None, None, None, 0
-
-    def failures(self, at_most: int) -> list[str]:
-        """One line for each of the first points that failed in the last evaluation."""
-        if self._response is None or self.gradient is None:
-            return []
-        failed = np.flatnonzero(self._response.status > Status.FALLBACK)[:at_most]
-        if not failed.size:
-            return []
-        where, rank = self.points.coordinates(), self.points.mesh.comm.rank
-        return [
-            f"{self.name}: rank {rank}, {self.points.place(i)}, "
-            f"x = {_numbers(where[i])}, {', '.join(self.closure.spec.gradient)} = {_numbers(self.gradient[i])}: "
-            f"{Status(self._response.status[i]).message}"
-            for i in failed
-        ]
+            m, k = self.closure.spec.m, self.closure.spec.k
+            self._flux.x.array.reshape(-1, m)[self._flux_rows] = self.response.flux
+            tangent = self.response.tangent.reshape(-1, m * k)
+            self._tangent.x.array.reshape(-1, m * k)[self._tangent_rows] = tangent
 
     def cell_average(self, expression: Any = None, name: str | None = None) -> fem.Function:
         """Averages over the cells (or their facets in the measure), ∫ e dx / ∫ dx, as a DG0 Function (collective).
@@ -188,13 +137,6 @@ class ClosureFlux:
         where = volume.x.array > 0.0
         average.x.array.reshape(-1, size)[where] /= volume.x.array[where, None]
         return average
-
-    def _keep_hint(self, state: Array | None, usable: NDArray[np.bool_]) -> None:
-        earlier = self.state if self._hint is None else self._hint
-        if state is None or earlier is None or usable.all():
-            self._hint = state
-        else:
-            self._hint = np.where(usable[:, None], state, earlier)
 
 
 def _components(expression: Any) -> list[Any]:
@@ -226,23 +168,3 @@ def _shaped(flux: fem.Function, shape: tuple[int, ...]) -> Any:
     if shape == ():
         return flux[0]
     return ufl.as_tensor(np.array([flux[a] for a in range(m)], dtype=object).reshape(shape).tolist())
-
-
-def _checked(response: Response, closure: Closure, n: int) -> Response:
-    spec = closure.spec
-    expected = {"flux": (n, spec.m), "tangent": (n, spec.m, spec.k), "status": (n,)}
-    for field, shape in expected.items():
-        if (got := np.shape(getattr(response, field))) != shape:
-            raise ContractError(f"{type(closure).__name__} returned {field} of shape {got} for {n} points, not {shape}")
-    if spec.state_size and (response.state is None or response.state.shape != (n, spec.state_size)):
-        got = None if response.state is None else response.state.shape
-        raise ContractError(f"{type(closure).__name__} returned state {got} for {n} points, not {(n, spec.state_size)}")
-    if np.isfinite(response.flux).all() and np.isfinite(response.tangent).all():
-        return response
-    finite = np.isfinite(response.flux).all(axis=1) & np.isfinite(response.tangent).all(axis=(1, 2))
-    spoiled = (response.status <= Status.FALLBACK) & ~finite
-    return replace(response, status=np.where(spoiled, Status.FAILED, response.status).astype(np.int8))
-
-
-def _numbers(values: Array) -> str:
-    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"

@@ -11,17 +11,17 @@ import numpy as np
 from coupling.agreement import together
 from coupling.contract import Array
 from coupling.ledger import Ledger
-from solver_adapters.macro.closure_flux import ClosureFlux
-from solver_adapters.macro.level import EVALUATE, Level
+from solver_adapters.closure_points import ClosurePoints
+from solver_adapters.level import EVALUATE, Level
 
 
 def evaluate_fluxes(
-    fluxes: Sequence[ClosureFlux], dt: float, comm: MPI.Comm, ledger: Ledger, level: Level = EVALUATE
+    fluxes: Sequence[ClosurePoints], dt: float, comm: MPI.Comm, ledger: Ledger, level: Level = EVALUATE
 ) -> int:
     """Bring the fluxes to the present values of their operands; number of failed points on all ranks (collective).
 
-    A closure is called where its gradients, dt, level or committed state changed on any rank, and then on all ranks; otherwise
-    what it answered last still holds. All closures are called even if one raises, so that ranks stay in step.
+    A closure is called where its gradients, dt, level or committed state changed on any rank, and then on all ranks;
+    otherwise what it answered last still holds. All closures are called even if one raises, so that ranks stay in step.
 
     Raises:
         Exception: what a closure raised, on its rank; RemoteRankError on the others.
@@ -41,20 +41,20 @@ def evaluate_fluxes(
     return int(outcome[1])
 
 
-def measure_magnitudes(fluxes: Sequence[ClosureFlux], comm: MPI.Comm) -> None:
+def measure_magnitudes(fluxes: Sequence[ClosurePoints], comm: MPI.Comm) -> None:
     """Set the magnitude of each flux to the root mean square of its norm over all points (collective).
 
     One that vanishes counts as 1e-6 of what the tangent makes of a gradient of one.
     """
     sums = np.zeros((len(fluxes), 3))
     for row, flux in zip(sums, fluxes, strict=True):
-        row[:] = (flux.response.flux**2).sum(), (flux.response.tangent**2).sum(), flux.points.n
+        row[:] = (flux.response.flux**2).sum(), (flux.response.tangent**2).sum(), len(flux.response.flux)
     comm.Allreduce(MPI.IN_PLACE, sums)
     for (square, stiffness, n), flux in zip(sums, fluxes, strict=True):
         flux.magnitude = float(np.sqrt(max(square, 1e-12 * stiffness) / max(n, 1.0)))
 
 
-def _evaluate(flux: ClosureFlux, gradient: Array, dt: float, ledger: Ledger, level: Level) -> Exception | None:
+def _evaluate(flux: ClosurePoints, gradient: Array, dt: float, ledger: Ledger, level: Level) -> Exception | None:
     ledger.count("closure/calls")
     ledger.count("closure/points", gradient.shape[0])
     with ledger.phase("closure"):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from solver_adapters.macro.level import Level
+from solver_adapters.level import Level
 from solver_adapters.macro.load_stepping import Solved
 
 _MOST_SWEEPS = 12

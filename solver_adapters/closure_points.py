@@ -1,0 +1,116 @@
+"""A closure at the points of a solver: what it answered last, and committed against trial states."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coupling.contract import Array, Closure, Response, Status, check_response, usable
+from coupling.errors import ContractError
+from solver_adapters.level import EVALUATE, Level
+
+
+class ClosurePoints(ABC):
+    """The points of this rank at which a solver needs a closure; base of what puts fluxes into a solver.
+
+    Args:
+        closure: any object of the closure contract.
+        n: number of points of this rank.
+        name: name in error messages and output files.
+
+    Attributes:
+        state: committed state (n, s) of the points, None where the closure has none.
+        gradient: gradients (n, k) that the last answer belongs to, None where there is none.
+        failed: number of points of this rank that failed then.
+        magnitude: size of the flux that the tolerance of a sweep is relative to.
+    """
+
+    def __init__(self, closure: Closure, n: int, name: str) -> None:
+        self.closure, self.name = closure, name
+        self.state = closure.initial_state(n)
+        self.gradient: Array | None = None
+        self.failed = 0
+        self.magnitude = 1.0
+        self._n, self._dt, self._level = n, np.nan, EVALUATE
+        self._response: Response | None = None
+        self._hint: Array | None = None
+
+    @property
+    def response(self) -> Response:
+        """What the closure answered last, since the last failed solve."""
+        if self._response is None:
+            raise ContractError(f"{self.name!r} has not been evaluated: solve a step first")
+        return self._response
+
+    @abstractmethod
+    def operand_values(self) -> Array:
+        """Gradients (n, k) at the points for the present values of everything they depend on."""
+
+    @abstractmethod
+    def place(self, i: int) -> str:
+        """Where point i is, for messages."""
+
+    def is_stale(self, gradient: Array, dt: float, level: Level) -> bool:
+        """Whether the last answer belongs to other gradients, another dt, level or committed state."""
+        same = self.gradient is not None and dt == self._dt and level == self._level
+        return not same or not np.array_equal(gradient, self.gradient)
+
+    def evaluate(self, gradient: Array, dt: float, level: Level = EVALUATE) -> None:
+        """Ask the closure, at that level, for the gradients (n, k), all points in one call."""
+        self.gradient, self._dt, self._response, self.failed = None, np.nan, None, 0
+        answer = level.ask(self.closure, self.magnitude)(gradient, self.state, dt, self._hint)
+        response = _checked(answer, self.closure, self._n)
+        self.gradient, self._dt, self._level, self._response = gradient, dt, level, response
+        good = usable(response.status)
+        if level.solves:
+            self._keep_hint(response.state, good)
+        self.failed = int(good.size - np.count_nonzero(good))
+
+    def commit(self) -> None:
+        """Make the state of the last evaluation the committed one."""
+        self.state = self.response.state
+        self._hint = None
+        if self.closure.spec.history:
+            self.gradient = None
+
+    def discard(self) -> None:
+        """Forget what the present increment has left; the committed state stays."""
+        self._hint, self._response, self.gradient, self.failed = None, None, None, 0
+
+    def failures(self, at_most: int) -> list[str]:
+        """One line for each of the first points that failed in the last evaluation."""
+        if self._response is None or self.gradient is None:
+            return []
+        names = ", ".join(self.closure.spec.gradient)
+        return [
+            f"{self.name}: {self.place(int(i))}, {names} = {numbers(self.gradient[i])}: "
+            f"{Status(self._response.status[i]).message}"
+            for i in np.flatnonzero(~usable(self._response.status))[:at_most]
+        ]
+
+    def _keep_hint(self, state: Array | None, good: NDArray[np.bool_]) -> None:
+        earlier = self.state if self._hint is None else self._hint
+        if state is None or earlier is None or good.all():
+            self._hint = state
+        else:
+            self._hint = np.where(good[:, None], state, earlier)
+
+
+def numbers(values: Array) -> str:
+    """(1.5, 2), for messages."""
+    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
+
+
+def _checked(response: Response, closure: Closure, n: int) -> Response:
+    try:
+        check_response(closure.spec, response, n)
+    except ContractError as error:
+        raise ContractError(f"{type(closure).__name__} returned a malformed response: {error}") from error
+    if np.isfinite(response.flux).all() and np.isfinite(response.tangent).all():
+        return response
+    finite = np.isfinite(response.flux).all(axis=1) & np.isfinite(response.tangent).all(axis=(1, 2))
+    spoiled = usable(response.status) & ~finite
+    return replace(response, status=np.where(spoiled, Status.FAILED, response.status).astype(np.int8))

@@ -1,0 +1,1 @@
+"""Difference operators on the structured grids of DMDA."""
