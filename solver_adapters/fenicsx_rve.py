@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, Response, Status, check_arguments
 from coupling.errors import ContractError
+from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.boundary import Boundary
 from solver_adapters.rve.cell_problem import CellProblem, Linearisation
 from solver_adapters.rve.energies import Energy
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.kinematics import Kinematics, Stretch
-from solver_adapters.rve.sweep import Memory, Sweep
+from solver_adapters.rve.guesses import FluctuationGuesses
+from solver_adapters.rve.memory import Memory
+from solver_adapters.rve.sweep import Sweep
 from solver_adapters.rve.unit_cells import UnitCell
 
 _FACTOR_SERVES = 1e-4
@@ -82,6 +85,8 @@ class PeriodicRVE:
         tolerance: permitted error of the flux relative to the reference stiffness.
         energy: whether responses carry the energy density, where the flux is its derivative.
         flux_unit: unit of the materials' moduli.
+        predictor: guesses of fluctuations from gradients. A guess is used where the true residual is smaller there than
+            at the usual start and det(U + ∇w) > 0 in all of the RVE.
 
     Attributes:
         reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties.
@@ -103,6 +108,7 @@ class PeriodicRVE:
         tolerance: float = 1e-12,
         energy: bool = False,
         flux_unit: str = "1",
+        predictor: Predictor | None = None,
     ) -> None:
         self.kinematics = kinematics or Stretch()
         self.cell, self.materials = cell, dict(materials)
@@ -127,7 +133,7 @@ class PeriodicRVE:
                 "leave it out"
             )
         self.spec: ClosureSpec = replace(self.problem.spec, flux_unit=flux_unit, state_size=k + n * (1 + k))
-        self._with_energy = energy
+        self._with_energy, self.predictor = energy, predictor
         border = self.problem.border
         self._factor = SymmetricFactor(self.problem.K, 1 + k + (0 if border is None else border.columns.shape[1]))
         self._scale = 1.0
@@ -149,9 +155,13 @@ class PeriodicRVE:
         memory = np.array(state)
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         with self.ledger.phase("rve"):
-            for i in np.flatnonzero(status == Status.OK):
-                row = memory[i]
-                solved = self._solve(gradient[i], row if hint is None else hint[i], row)
+            good = np.flatnonzero(status == Status.OK)
+            guessed = self._guessed(gradient, memory if hint is None else hint, good)
+            for i in good:
+                row, solved = memory[i], None
+                if i in guessed:
+                    solved = self._newton(gradient[i], replace(self.reference, gradient=gradient[i], fluctuation=guessed[i]))
+                solved = solved or self._solve(gradient[i], row if hint is None else hint[i], row)
                 if solved is None:
                     status[i] = Status.NOT_CONVERGED
                     continue
@@ -205,7 +215,11 @@ class PeriodicRVE:
 
     @cached_property
     def _sweep(self) -> Sweep:
-        return Sweep(self.problem, self._factor, np.array(self.spec.reference), self._scale, self.ledger)
+        return Sweep(self.problem, self._factor, np.array(self.spec.reference), self._scale, self.ledger, self._guesses)
+
+    def fluctuations(self, state: Array) -> Array:
+        """Fluctuations (n, N) of the rows of a state, for :func:`surrogates.sample` to keep."""
+        return np.array(state[:, self.spec.k : self.spec.k + self.problem.n])
 
     def equilibrium(self, row: Array) -> Equilibrium:
         """The equilibrium that a row (s,) of a returned state remembers; its flux and tangent are not kept and NaN."""
@@ -221,6 +235,18 @@ class PeriodicRVE:
         if solved is None:
             raise ArithmeticError("the RVE has no equilibrium in its reference state: check moduli and mesh")
         return solved
+
+    def _guessed(self, gradient: Array, rows: Array, good: NDArray[np.intp]) -> dict[int, Array]:
+        """Guessed fluctuations of those of the good points that have one."""
+        if self._guesses is None:
+            return {}
+        good = good[np.isfinite(rows[good]).all(axis=1)]
+        starts, used = self._guesses.starts(gradient[good], Memory.of(rows[good], self.spec.k, self.problem.n))
+        return dict(zip(good[used].tolist(), starts[used], strict=True))
+
+    @cached_property
+    def _guesses(self) -> FluctuationGuesses | None:
+        return None if self.predictor is None else FluctuationGuesses(self.problem, self.predictor, self.ledger)
 
     def _solve(self, gradient: Array, hint: Array, committed: Array) -> Equilibrium | None:
         """Equilibrium at ``gradient``: from the hint at once, else in steps from the committed memory."""

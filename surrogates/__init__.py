@@ -11,6 +11,7 @@
 from surrogates.dataset import Dataset
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
+from surrogates.field_predictor import FieldPredictor
 from surrogates.model_card import HoldOutErrors, ModelCard
 from surrogates.model_folder import load_model, save_model
 from surrogates.polynomial_energy import PolynomialEnergy
@@ -22,6 +23,7 @@ __all__ = [
     "Dataset",
     "EnergyNetwork",
     "EnergySurrogate",
+    "FieldPredictor",
     "HoldOutErrors",
     "ModelCard",
     "PolynomialEnergy",

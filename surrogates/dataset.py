@@ -34,6 +34,7 @@ class Dataset:
         flux: T = ∂Ŵ/∂U (n, k).
         tangent: ∂T/∂U (n, k, k).
         provenance: how the samples came about (RVE, closure, seed, dropped points); anything that JSON holds.
+        fields: (n, N) solutions of the fine scale, such as fluctuation fields, where they were kept.
 
     Raises:
         ModelError: where shapes do not fit or a number is not finite.
@@ -46,10 +47,13 @@ class Dataset:
     flux: Array
     tangent: Array
     provenance: dict[str, Any]
+    fields: Array | None = None
 
     def __post_init__(self) -> None:
         n, k = len(self), self.spec.k
         shapes = {"gradient": (n, k), "energy": (n,), "flux": (n, k), "tangent": (n, k, k)}
+        if self.fields is not None:
+            shapes["fields"] = (n, *self.fields.shape[1:2])
         for name, shape in shapes.items():
             array = getattr(self, name)
             if array.shape != shape or array.dtype != np.float64:
@@ -64,11 +68,14 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of the box and the arrays, in hexadecimal."""
         digest = hashlib.sha256(json.dumps([self.box.lower, self.box.upper]).encode())
-        for name in _ARRAYS:
-            array = getattr(self, name)
+        for name, array in self._arrays().items():
             digest.update(f"{name}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         return digest.hexdigest()
+
+    def _arrays(self) -> dict[str, Array]:
+        fields = {} if self.fields is None else {"fields": self.fields}
+        return {name: getattr(self, name) for name in _ARRAYS} | fields
 
     def split(self, fractions: Sequence[float], seed: int) -> list[Dataset]:
         """Disjoint random parts: the rest, then one of one sample or more for each fraction.
@@ -85,7 +92,7 @@ class Dataset:
 
     def subset(self, index: Any) -> Dataset:
         """The samples of an index array or slice."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)[index]) for name in _ARRAYS}
+        arrays = {name: np.ascontiguousarray(array[index]) for name, array in self._arrays().items()}
         return Dataset(self.spec, self.box, **arrays, provenance=self.provenance)
 
     def save(self, path: str | Path) -> None:
@@ -98,8 +105,7 @@ class Dataset:
             "provenance": self.provenance,
             "fingerprint": self.fingerprint,
         }
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        write_atomically(path, save(arrays, {"card": json.dumps(card, allow_nan=False)}))
+        write_atomically(path, save(self._arrays(), {"card": json.dumps(card, allow_nan=False)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Dataset:
@@ -114,7 +120,8 @@ class Dataset:
                 raise ModelError(f"{path}: data set format {card['format']} is newer than {FORMAT}: update twoscale")
             spec = spec_from_json(card["spec"])
             box = StretchBox.of(card["lower"], card["upper"])
-            dataset = cls(spec, box, **{n: arrays[n] for n in _ARRAYS}, provenance=card["provenance"])
+            required = {name: arrays[name] for name in _ARRAYS}
+            dataset = cls(spec, box, **required, provenance=card["provenance"], fields=arrays.get("fields"))
             expected = card["fingerprint"]
         except (KeyError, TypeError) as error:
             raise ModelError(f"{path}: the data set lacks or garbles {error}: sample it again") from error

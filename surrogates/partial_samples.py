@@ -49,11 +49,9 @@ class PartialSamples:
     def add(self, start: int, points: Array, response: Response) -> None:
         """Keep the answer to a batch."""
         arrays = {"gradient": points, "flux": response.flux, "tangent": response.tangent, "status": response.status}
-        assert response.energy is not None
-        write_atomically(
-            self._file(start),
-            save({k: np.ascontiguousarray(v) for k, v in arrays.items()} | {"energy": response.energy}),
-        )
+        optional = {"energy": response.energy, "state": response.state}
+        arrays |= {name: array for name, array in optional.items() if array is not None}
+        write_atomically(self._file(start), save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
 
     def stop(self) -> None:
         """Have all ranks stop before their next batch."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import basix
 import numpy as np
 import ufl
 from dolfinx import cpp, fem, la
@@ -22,7 +23,7 @@ from coupling.contract import Array
 from coupling.errors import ContractError
 from solver_adapters.rve.boundary import Border, Boundary, fluctuation_blocks, uniform_border
 from solver_adapters.rve.energies import Energy
-from solver_adapters.rve.kinematics import Kinematics
+from solver_adapters.rve.kinematics import Kinematics, Stretch
 from solver_adapters.rve.periodic import Period, constant_space, identified
 from solver_adapters.rve.unit_cells import UnitCell
 
@@ -84,6 +85,7 @@ class CellProblem:
         dx = ufl.Measure("dx", mesh, subdomain_data=cell.tags, metadata={"quadrature_degree": quadrature_degree})
         local = kinematics.local(self.g, self.w)
         self.volume = period.volume
+        self._deformation = local[-1] if isinstance(kinematics, Stretch) else None
         energy = sum(law(*local) * dx(tag) for tag, law in materials.items() if tag in present)
 
         columns = identified(fem.functionspace(mesh, ("Lagrange", degree, (*(shape or (1,)), 1 + k))), self.blocks)
@@ -157,6 +159,28 @@ class CellProblem:
         out[:] = 0.0
         self._assemble_alone(out, self._flux_alone, gradient, fluctuation)
         out /= self.volume
+
+    def is_admissible(self, gradient: Array, fluctuation: Array) -> bool:
+        """Whether all numbers are finite and, at finite strain, det F > 0 at all quadrature points."""
+        if not np.isfinite(fluctuation).all():
+            return False
+        if self._deformation is None:
+            return True
+        self.g.x.array[:], self.w.x.array[:] = gradient, fluctuation
+        mesh = self.w.function_space.mesh
+        return bool((self._determinant.eval(mesh, self._cells) > 0.0).all())
+
+    @cached_property
+    def _determinant(self) -> Any:
+        mesh = self.w.function_space.mesh
+        cell = getattr(basix.CellType, mesh.topology.cell_name())
+        points, _ = basix.make_quadrature(cell, self.quadrature_degree)
+        return fem.Expression(ufl.det(self._deformation), points)
+
+    @cached_property
+    def _cells(self) -> Any:
+        mesh = self.w.function_space.mesh
+        return np.arange(mesh.topology.index_map(mesh.topology.dim).size_local, dtype=np.int32)
 
     @cached_property
     def _residual_alone(self) -> Any:

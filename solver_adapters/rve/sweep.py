@@ -8,29 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coupling.contract import Array
+from coupling.guess import DifferentiablePredictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor, refined
+from solver_adapters.rve.guesses import FluctuationGuesses
+from solver_adapters.rve.memory import Memory
 from solver_adapters.rve.modified_newton import Start, modified_newton
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _LARGEST_REMAINDER = 0.2  # its fourth power is the relative error of the tangent
 _ROUND_OFF = 1e-15
 _FAR = 1e-9  # relative change of the gradient from which on the sensitivity may be corrected by a secant
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What n points remember: equilibria w (n, N) at g (n, k) with their sensitivities S (n, N, k)."""
-
-    gradient: Array
-    fluctuation: Array
-    sensitivity: Array
-
-    @classmethod
-    def of(cls, rows: Array, k: int, size: int) -> Memory:
-        """Views of the rows (n, k + N (1 + k)) of a state."""
-        return cls(rows[:, :k], rows[:, k : k + size], rows[:, k + size :].reshape(len(rows), size, k))
 
 
 @dataclass(frozen=True)
@@ -51,12 +40,19 @@ class Sweep:
         reference: gradient of the reference state.
         scale: norm of the tangent there.
         ledger: counts ``rve/corrections``, ``rve/factorisations``, ``rve/LU factorisations``, ``rve/tangents``.
+        guesses: guessed starts, or None.
     """
 
     def __init__(
-        self, problem: CellProblem, products: SymmetricFactor, reference: Array, scale: float, ledger: Ledger
+        self,
+        problem: CellProblem,
+        products: SymmetricFactor,
+        reference: Array,
+        scale: float,
+        ledger: Ledger,
+        guesses: FluctuationGuesses | None,
     ) -> None:
-        self.problem, self.scale, self.ledger = problem, scale, ledger
+        self.problem, self.scale, self.ledger, self.guesses = problem, scale, ledger, guesses
         self.factors = SharedFactors(problem, reference, ledger)
         self._products = products
 
@@ -71,7 +67,7 @@ class Sweep:
         """
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
-        w = memory.fluctuation + np.matmul(memory.sensitivity, step[:, :, None])[:, :, 0]
+        w = self._starts(gradient, memory)
         start = Start(gradient, w, memory.sensitivity, length)
         found = modified_newton(
             self.problem, self.factors, start, tolerance=max(tolerance / self.scale, _ROUND_OFF), scale=self.scale, ledger=self.ledger
@@ -87,6 +83,16 @@ class Sweep:
             if solved is not None:
                 tangents[i], memory.sensitivity[i] = solved
         return Swept(found.flux, tangents, found.error)
+
+    def _starts(self, gradient: Array, memory: Memory) -> Array:
+        """Where the iterations start; the sensitivity of a point that starts from a guess is the predictor's."""
+        if self.guesses is None:
+            return memory.carried(gradient)
+        start, guessed = self.guesses.starts(gradient, memory)
+        predictor = self.guesses.predictor
+        if isinstance(predictor, DifferentiablePredictor) and guessed.any():
+            memory.sensitivity[guessed] = predictor.sensitivity(gradient[guessed])
+        return start
 
     def _respond(self, gradient: Array, fluctuation: Array, which: int) -> tuple[Array, Array] | None:
         """Condensed tangent (m, k) and sensitivity (N, k), None where the shared factor is too far away."""
