@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from dataclasses import replace
 
@@ -12,10 +13,10 @@ from coupling.anchors import Anchors, secant
 from coupling.contract import Array, Closure, ClosureSpec, Response, Status, check_response, usable
 from coupling.gate import Gate
 from coupling.ledger import Ledger
+from coupling.tangent_choice import TangentChoice
 from coupling.two_level import SweepingClosure
 
 _FADING = 0.1
-_DOUBTFUL = 0.05
 
 
 class ExactLevels:
@@ -23,7 +24,7 @@ class ExactLevels:
 
     A point is modelled by the surrogate as long as that predicted the fine scale's last answers better than the plain
     model, the gate accepts it and its numbers are finite; so a bad surrogate is out after one sweep, point by point.
-    The tangent of the fine scale is asked for where the model's last prediction was doubtful.
+    The tangent of the fine scale is asked for where it saves time (:mod:`coupling.tangent_choice`).
 
     A row of state is one of the fine scale's, followed by the point's anchor.
 
@@ -43,6 +44,7 @@ class ExactLevels:
         self.own = fine.spec.state_size
         self.spec: ClosureSpec = replace(fine.spec, state_size=self.own + Anchors.size(fine.spec.k, fine.spec.m))
         self._reference: Array | None = None
+        self._choice = TangentChoice()
 
     def initial_state(self, n: int) -> Array:
         """States (n, s) anchored at the fine scale's answer in the reference state, which is solved once."""
@@ -52,7 +54,9 @@ class ExactLevels:
             answer = self.fine.evaluate(g, state, 0.0)
             nothing = np.zeros((1, self.spec.m)), np.zeros((1, self.spec.m, self.spec.k))
             start = Anchors(g, *nothing, *nothing, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros(1))
-            self._reference = self._anchored(g, replace(answer, state=state), start, state, 0.0, None)[:, self.own :]
+            rows = self._anchored(g, replace(answer, state=state), start, state, 0.0, None)
+            anchors = self._unpack(rows)
+            self._reference = replace(anchors, errors=start.errors, doubt=start.doubt).pack()
         own = self.fine.initial_state(n)
         rows = np.tile(self._reference, (n, 1))
         return rows if own is None else np.hstack([own, rows])
@@ -84,21 +88,20 @@ class ExactLevels:
         """Exact fluxes at n points; see :class:`coupling.two_level.TwoLevel`."""
         assert state is not None
         anchors = self._anchors(state, hint)
-        wanted = self._wanted(anchors, hint)
+        wanted = self._choice.among(anchors.doubt[:, 0 if hint is None else 1])
         self.ledger.count("exact/sweeps")
         self.ledger.count("exact/points", len(gradient))
         self.ledger.count("exact/tangents", int(wanted.sum()))
         own = self._own(state), dt, self._own(hint)
+        started = time.perf_counter()
         with self.ledger.phase("fine"):
             if isinstance(self.fine, SweepingClosure):
                 answer = self.fine.sweep(gradient, *own, tolerance=tolerance, tangent=wanted)
             else:
                 answer = replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
+        self._choice.learn(len(gradient), int(wanted.sum()), time.perf_counter() - started)
         rows = self._anchored(gradient, answer, anchors, self._own(state), dt, hint)
         return replace(answer, state=rows, tangent=self._unpack(rows).tangent)
-
-    def _wanted(self, anchors: Anchors, hint: Array | None) -> NDArray[np.bool_]:
-        return np.asarray(anchors.doubt[:, 0 if hint is None else 1] > _DOUBTFUL)
 
     def _anchored(
         self, gradient: Array, answer: Response, last: Anchors, state: Array | None, dt: float, hint: Array | None

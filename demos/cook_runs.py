@@ -78,10 +78,17 @@ def create_rve(case: Case, *, for_training: bool = False) -> PeriodicRVE:
 
 
 def run(
-    comm: MPI.Comm, closure: Closure, case: Case, *, steps: int = 8, cells: tuple[int, int] = (6, 3), title: str = ""
+    comm: MPI.Comm,
+    closure: Closure,
+    case: Case,
+    *,
+    steps: int = 8,
+    cells: tuple[int, int] = (6, 3),
+    title: str = "",
+    rtol: float = 1e-10,
 ) -> Run:
     """Step the membrane to its full load (collective)."""
-    macro = membrane(comm, closure, cells=cells, load=case.load)
+    macro = membrane(comm, closure, cells=cells, load=case.load, rtol=rtol)
     curve = [(0.0, 0.0)]
     with Progress(disable=comm.rank > 0 or not title) as bar:
         task = bar.add_task(title, total=1.0)

@@ -12,6 +12,7 @@ from surrogates.dataset import Dataset
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.field_predictor import FieldPredictor
+from surrogates.kernel_surrogate import KernelSurrogate
 from surrogates.model_card import HoldOutErrors, ModelCard
 from surrogates.model_folder import load_model, save_model
 from surrogates.polynomial_energy import PolynomialEnergy
@@ -25,6 +26,7 @@ __all__ = [
     "EnergySurrogate",
     "FieldPredictor",
     "HoldOutErrors",
+    "KernelSurrogate",
     "ModelCard",
     "PolynomialEnergy",
     "StretchBox",

@@ -1,11 +1,10 @@
-"""Predicted fields: a POD basis of sampled solutions, with coefficients that are polynomials in what is known.
+"""Predicted fields: a POD basis of sampled solutions, with coefficients that are interpolated in what is known.
 
-    w(x) ≈ Φ c(x),   c(x) = A m((x − x₀)/s),   ∂w/∂x = Φ ∂c/∂x
+    w(x) ≈ Φ c(x),   ∂w/∂x = Φ ∂c/∂x
 
-Φ (N, p) holds the leading left singular vectors of the sampled fields (Sirovich 1987, Quart. Appl. Math. 45, 561–571),
-m the monomials of degree 1, …, d: the field of the reference x₀ is zero, as that of an RVE at rest is. A is a linear
-least-squares fit, done in a second. What is known are the components of the macroscopic gradient, and features of the
-history in further columns where a law has one.
+Φ (N, p) holds the leading modes of the sampled fields (Sirovich 1987, Quart. Appl. Math. 45, 561–571), c is the kernel
+interpolant of the samples' coefficients (:mod:`surrogates.kernel_interpolation`). What is known are the components of
+the macroscopic gradient, with features of the history in further columns where a law has one.
 """
 
 from __future__ import annotations
@@ -18,58 +17,38 @@ from coupling.contract import Array, Status
 from coupling.errors import ModelError
 from coupling.guess import Guess
 from surrogates.dataset import Dataset
-from surrogates.polynomial_energy import Monomials
+from surrogates.kernel_interpolation import Interpolant
 
-_LEAST_SINGULAR_VALUE = 1e-8  # relative to the largest
+_LEAST = 1e-6  # singular value, relative to the largest, that makes a mode
 
 
 @dataclass(frozen=True)
 class FieldPredictor:
-    """The fit of this module's docstring, a :class:`coupling.guess.DifferentiablePredictor`.
+    """The prediction of this module's docstring, a :class:`coupling.guess.DifferentiablePredictor`.
 
     Args:
-        basis: (p, N), Φᵀ.
-        coefficients: (p, M), A, the first column (of the constant) zero.
-        reference: (f,), x₀.
-        scale: (f,), s.
-        degree: d.
+        modes: (p, N), Φᵀ, orthonormal rows.
+        coefficients: c.
     """
 
-    basis: Array
-    coefficients: Array
-    reference: Array
-    scale: Array
-    degree: int
+    modes: Array
+    coefficients: Interpolant
 
     @classmethod
-    def fit(cls, known: Array, fields: Array, *, reference: Array, degree: int = 8, modes: int = 40) -> FieldPredictor:
-        """Fit fields (n, N) that were found at ``known`` (n, f).
-
-        Args:
-            known: (n, f).
-            fields: (n, N).
-            reference: (f,) where the field is zero.
-            degree: of the polynomials, lowered where there are fewer than two samples per coefficient.
-            modes: largest number p of modes.
+    def fit(cls, known: Array, fields: Array, *, reference: Array, most_modes: int = 40) -> FieldPredictor:
+        """Fit fields (n, N) that were found at ``known`` (n, f), where ``reference`` (f,) is at rest.
 
         Raises:
             ModelError: where shapes do not fit, numbers are not finite or samples are too few.
         """
-        n, f = known.shape
-        if len(fields) != n or not (np.isfinite(known).all() and np.isfinite(fields).all()):
-            raise ModelError(f"{n} known rows and {len(fields)} fields must be as many and finite: drop failed samples")
-        degree = max((d for d in range(1, degree + 1) if 2 * len(Monomials.up_to(d, f).exponents) <= n), default=0)
-        if not degree:
-            raise ModelError(f"{n} samples are too few for {f} variables: sample at least {2 * (f + 1)}")
-        scale = np.abs(known - reference).max(axis=0)
-        _, sizes, modes_of_fields = np.linalg.svd(fields, full_matrices=False)
-        basis = modes_of_fields[: min(modes, int((sizes > _LEAST_SINGULAR_VALUE * sizes[0]).sum()))]
-        m = Monomials.up_to(degree, f).evaluate((known - reference) / scale)[:, 1:]
-        A = np.linalg.lstsq(m, fields @ basis.T, rcond=None)[0].T
-        return cls(basis, np.hstack([np.zeros((len(basis), 1)), A]), np.array(reference), scale, degree)
+        if not np.isfinite(fields).all():
+            raise ModelError("some fields are not finite: drop failed samples")
+        _, sizes, modes = np.linalg.svd(fields, full_matrices=False)
+        modes = np.ascontiguousarray(modes[: min(most_modes, int((sizes > _LEAST * sizes[0]).sum()))])
+        return cls(modes, Interpolant.through(known, fields @ modes.T, reference=reference))
 
     @classmethod
-    def of(cls, dataset: Dataset, *, degree: int = 8, modes: int = 40) -> FieldPredictor:
+    def of(cls, dataset: Dataset, *, most_modes: int = 40) -> FieldPredictor:
         """Fit the fields of a data set, which :func:`surrogates.sample` keeps where it is asked to.
 
         Raises:
@@ -78,24 +57,18 @@ class FieldPredictor:
         if dataset.fields is None:
             raise ModelError("the data set has no fields: sample(..., fields=rve.fluctuations)")
         reference = np.array(dataset.spec.reference)
-        return cls.fit(dataset.gradient, dataset.fields, reference=reference, degree=degree, modes=modes)
+        return cls.fit(dataset.gradient, dataset.fields, reference=reference, most_modes=most_modes)
 
     def predict(self, known: Array) -> Guess:
         """Fields at the rows of ``known`` (n, f); a row that is not finite has none."""
-        monomials, _ = self._monomials(known)
-        fields = monomials @ self.coefficients.T @ self.basis
+        fields = self.coefficients(known) @ self.modes
         status = np.where(np.isfinite(fields).all(axis=1), np.int8(Status.OK), np.int8(Status.FAILED))
         return Guess(fields, status)
 
     def sensitivity(self, known: Array) -> Array:
         """∂w/∂x (n, N, f) at the rows of ``known`` (n, f)."""
-        monomials, space = self._monomials(known)
-        slopes = [monomials @ (self.coefficients @ space.derivative(v)).T / s for v, s in enumerate(self.scale)]
-        return np.ascontiguousarray(np.stack([slope @ self.basis for slope in slopes], axis=2))
+        slopes = self.coefficients.derivative(known)
+        return np.stack([slopes[:, :, v] @ self.modes for v in range(slopes.shape[2])], axis=2)
 
     def observe(self, known: Array, found: Array) -> None:
         """It has learned beforehand."""
-
-    def _monomials(self, known: Array) -> tuple[Array, Monomials]:
-        space = Monomials.up_to(self.degree, len(self.scale))
-        return space.evaluate((known - self.reference) / self.scale), space
