@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coupling.contract import Array
 
@@ -63,6 +64,11 @@ class Anchors:
         """Rows (n, size)."""
         n = len(self.gradient)
         return np.concatenate([getattr(self, f.name).reshape(n, -1) for f in fields(self)], axis=1)
+
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """Mask (n,) of the points where A and B come from the fine scale's own tangent."""
+        return np.asarray(self.doubt[:, 1] == 0.0)
 
     def plain(self, step: Array) -> Array:
         """Flux (n, m) of the plain model at g₀ + s."""

@@ -77,7 +77,7 @@ class ExactLevels:
         step = gradient - anchors.gradient
         flux, tangent = anchors.plain(step), anchors.tangent.copy()
         if learned and (answer := self._ask(gradient, self._own(state), dt, self._own(hint))) is not None:
-            use = self._accepted(gradient, answer) & (anchors.errors[:, 0] <= anchors.errors[:, 1])
+            use = self._accepted(gradient, answer) & _better(anchors.errors)
             flux[use] = (answer.flux + anchors.correction(step))[use]
             tangent[use] = (answer.tangent + anchors.slope)[use]
         return Response(flux, tangent, np.zeros(len(gradient), np.int8), state if hint is None else hint)
@@ -126,7 +126,7 @@ class ExactLevels:
             slope = last.slope + secant(step, left, relative, symmetric=self.spec.symmetric)
             slope = np.where(told[:, None, None], answer.tangent - surrogate.tangent, slope)
             errors[use, 0] = (np.linalg.norm(left, axis=1) + _FADING * last.errors[:, 0])[use]
-            learned = errors[:, 0] <= errors[:, 1]
+            learned = _better(errors)
             self.ledger.count("exact/learned points", int(learned.sum()))
             tangent = np.where((learned & ~told)[:, None, None], surrogate.tangent + slope, tangent)
         change = np.linalg.norm(answer.flux - last.flux, axis=1)
@@ -157,17 +157,22 @@ class ExactLevels:
         return np.asarray(self.gate.accepts(gradient, answer) & finite)
 
     def _anchors(self, state: Array, hint: Array | None) -> Anchors:
-        """The latest anchors; slopes were learnt from small steps near the last solution and serve one increment only."""
+        """The latest anchors; slopes from secants, learnt in ever smaller steps, serve their own increment only."""
         if hint is not None:
             return self._unpack(hint)
         anchors = self._unpack(state)
-        return replace(anchors, slope=np.zeros_like(anchors.slope))
+        return replace(anchors, slope=np.where(anchors.told[:, None, None], anchors.slope, 0.0))
 
     def _unpack(self, rows: Array) -> Anchors:
         return Anchors.unpack(rows[:, self.own :], self.spec.k, self.spec.m)
 
     def _own(self, rows: Array | None) -> Array | None:
         return None if rows is None or not self.own else np.ascontiguousarray(rows[:, : self.own])
+
+
+def _better(errors: Array) -> NDArray[np.bool_]:
+    """Where the learned model was clearly better than the plain one, or neither is known."""
+    return np.asarray(2.0 * errors[:, 0] <= errors[:, 1])
 
 
 def _finite(rows: Array) -> Array:

@@ -168,6 +168,8 @@ class MultiscaleProblem:
         self._level = level
         self.snes.solve(None, self._x)
         self.count("macro/iterations", self.snes.getIterationNumber())
+        if self.snes.getConvergedReason() == PETSc.SNES.ConvergedReason.DIVERGED_LINEAR_SOLVE:
+            self.snes.ksp.pc.reset()  # a factorisation that failed on a singular matrix would go on failing
         return self._solved() if self.snes.getConvergedReason() > 0 else None
 
     def measure(self, level: Level) -> Measured | None:
