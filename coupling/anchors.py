@@ -62,8 +62,8 @@ class Anchors:
 
     def pack(self) -> Array:
         """Rows (n, size)."""
-        n = len(self.gradient)
-        return np.concatenate([getattr(self, f.name).reshape(n, -1) for f in fields(self)], axis=1)
+        parts = [getattr(self, f.name) for f in fields(self)]
+        return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts], axis=1)
 
     @property
     def told(self) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coupling.anchors import Anchors, secant
-from coupling.contract import Array, Closure, ClosureSpec, Response, Status, check_response, usable
+from coupling.contract import Array, Closure, ClosureSpec, Response, check_response, usable
 from coupling.gate import Gate
 from coupling.ledger import Ledger
 from coupling.tangent_choice import TangentChoice
@@ -65,7 +65,7 @@ class ExactLevels:
         """The fine scale's full answer, which anchors the model too."""
         with self.ledger.phase("fine"):
             answer = self.fine.evaluate(gradient, self._own(state), dt, self._own(hint))
-        rows = self._anchored(gradient, answer, self._anchors(state, hint), self._own(state), dt, hint)
+        rows = self._anchored(gradient, answer, self._unpack(state), self._own(state), dt, None)
         return replace(answer, state=rows)
 
     def model(
@@ -101,7 +101,7 @@ class ExactLevels:
                 answer = replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
         self._choice.learn(len(gradient), int(wanted.sum()), time.perf_counter() - started)
         rows = self._anchored(gradient, answer, anchors, self._own(state), dt, hint)
-        return replace(answer, state=rows, tangent=self._unpack(rows).tangent)
+        return replace(answer, state=rows, tangent=np.ascontiguousarray(self._unpack(rows).tangent))
 
     def _anchored(
         self, gradient: Array, answer: Response, last: Anchors, state: Array | None, dt: float, hint: Array | None
@@ -110,7 +110,7 @@ class ExactLevels:
         step = gradient - last.gradient
         error_now = np.zeros(len(gradient)) if answer.uncertainty is None else answer.uncertainty
         noise = error_now + last.noise
-        relative = noise / np.linalg.norm(last.tangent, axis=(1, 2))
+        relative = noise / np.maximum(np.linalg.norm(last.tangent, axis=(1, 2)), 1e-300)
         told = np.isfinite(answer.tangent).all(axis=(1, 2))
         plain = answer.flux - last.plain(step)
         tangent = last.tangent + secant(step, plain, relative, symmetric=self.spec.symmetric)

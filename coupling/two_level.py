@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from numpy.typing import NDArray
-
 import numpy as np
+from numpy.typing import NDArray
 
 from coupling.contract import Array, Closure, Response
 

@@ -86,9 +86,12 @@ def run(
     cells: tuple[int, int] = (6, 3),
     title: str = "",
     rtol: float = 1e-10,
+    watch: Callable[[Membrane], None] | None = None,
 ) -> Run:
-    """Step the membrane to its full load (collective)."""
+    """Step the membrane to its full load (collective); ``watch`` may install monitors before."""
     macro = membrane(comm, closure, cells=cells, load=case.load, rtol=rtol)
+    if watch is not None:
+        watch(macro)
     curve = [(0.0, 0.0)]
     with Progress(disable=comm.rank > 0 or not title) as bar:
         task = bar.add_task(title, total=1.0)

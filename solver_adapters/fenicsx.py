@@ -18,7 +18,7 @@ a larger box then, or give it a fine scale to fall back on with :class:`coupling
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,10 +33,10 @@ from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 from coupling.ledger import Ledger
 from coupling.two_level import two_level
+from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.closure_flux import ClosureFlux
 from solver_adapters.macro.evaluation import evaluate_fluxes, measure_magnitudes
 from solver_adapters.macro.exact_newton import ExactNewton, Measured
-from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 from solver_adapters.macro.quadrature import QuadraturePoints
 from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options
@@ -66,6 +66,9 @@ class MultiscaleProblem:
     inadmissible for a point on any rank, the residual is NaN on all of them, so that a line search shortens its step
     and anything else stops.
 
+    Closures with two levels, such as an accelerated one in exact mode, are asked for their models while SNES iterates
+    and for exact sweeps in between (:mod:`solver_adapters.macro.exact_newton`); the tolerance is met by the latter.
+
     Args:
         residual: UFL form of one test function in the space of u.
         u: the solution, in any function space; initial guess of each solve.
@@ -86,6 +89,7 @@ class MultiscaleProblem:
         fluxes: the closure fluxes.
         bcs: the Dirichlet conditions.
         ledger: counts and times.
+        on_sweep: called with the residual of every exact sweep, where closures have two levels.
 
     Raises:
         ContractError: the arguments do not fit together.
@@ -127,6 +131,7 @@ class MultiscaleProblem:
         self._level, self._dt = EVALUATE, 1.0
         has_levels = any(two_level(flux.closure) is not None for flux in self.fluxes)
         self._exact_newton = ExactNewton() if has_levels else None
+        self.on_sweep: Callable[[Measured], None] | None = None
         self._start = self.solution.copy()
         self._error: Exception | None = None
         self._failures: tuple[int, list[str]] = (0, [])
@@ -137,6 +142,11 @@ class MultiscaleProblem:
         """Values of u on this rank, ghosts included; writable in place."""
         values: Array = self.u.x.array
         return values
+
+    @property
+    def exact(self) -> bool:
+        """Whether a closure has two levels, so that solutions are found by models and exact sweeps."""
+        return self._exact_newton is not None
 
     def solve(self, dt: float = 1.0) -> Solved:
         """Solve from the present u and the committed states over a time increment dt (collective).
@@ -180,7 +190,10 @@ class MultiscaleProblem:
         norm, (rtol, atol, *_) = self._b.norm(), self.snes.getTolerances()
         if not np.isfinite(norm):
             return None
-        return Measured(norm, max(atol, rtol * self._force_scale.scale), self._force_scale.scale)
+        measured = Measured(norm, max(atol, rtol * self._force_scale.scale), self._force_scale.scale)
+        if self.on_sweep is not None:
+            self.on_sweep(measured)
+        return measured
 
     def go_back(self) -> None:
         """Return to the start of the last solve and to the committed states."""

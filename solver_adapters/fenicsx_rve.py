@@ -18,8 +18,8 @@ from solver_adapters.rve.boundary import Boundary
 from solver_adapters.rve.cell_problem import CellProblem, Linearisation
 from solver_adapters.rve.energies import Energy
 from solver_adapters.rve.factor import SymmetricFactor, refined
-from solver_adapters.rve.kinematics import Kinematics, Stretch
 from solver_adapters.rve.guesses import FluctuationGuesses
+from solver_adapters.rve.kinematics import Kinematics, Stretch
 from solver_adapters.rve.memory import Memory
 from solver_adapters.rve.sweep import Sweep
 from solver_adapters.rve.unit_cells import UnitCell
@@ -160,7 +160,9 @@ class PeriodicRVE:
             for i in good:
                 row, solved = memory[i], None
                 if i in guessed:
-                    solved = self._newton(gradient[i], replace(self.reference, gradient=gradient[i], fluctuation=guessed[i]))
+                    solved = self._newton(
+                        gradient[i], replace(self.reference, gradient=gradient[i], fluctuation=guessed[i])
+                    )
                 solved = solved or self._solve(gradient[i], row if hint is None else hint[i], row)
                 if solved is None:
                     status[i] = Status.NOT_CONVERGED

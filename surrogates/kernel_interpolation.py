@@ -65,7 +65,7 @@ class Interpolant:
         return cls(centres, solution[: len(x)], solution[len(x) :], np.array(reference), scale)
 
     def __call__(self, x: Array) -> Array:
-        """f (n, q) at x (n, f)."""
+        """Values f (n, q) at x (n, f)."""
         xi = (x - self.reference) / self.scale
         return self._value(xi, _squares(xi, self.centres))
 

@@ -157,9 +157,7 @@ def sample(
     return _assemble(closure, design, [answers[start] for start in sorted(answers)], provenance or {}, comm.rank == 0)
 
 
-def _evaluate(
-    closure: Closure, points: Array, dt: float, fields: Callable[[Array], Array] | None
-) -> Response:
+def _evaluate(closure: Closure, points: Array, dt: float, fields: Callable[[Array], Array] | None) -> Response:
     points = np.ascontiguousarray(points)
     response = closure.evaluate(points, closure.initial_state(len(points)), dt)
     if response.energy is None:

@@ -8,7 +8,7 @@ from coupling.contract import Response
 
 
 class Hostile:
-    """A surrogate of any closure's components: ``answer`` maps gradients (n, k) to flux (n, m) and tangent (n, m, k)."""
+    """A surrogate with a closure's components: ``answer`` maps gradients (n, k) to flux and tangent."""
 
     def __init__(self, spec, answer):
         self.spec = replace(spec, state_size=0, history=False, symmetric=False)

@@ -12,8 +12,8 @@ from dolfinx import fem
 from coupling.contract import Array, Closure
 from coupling.errors import ContractError
 from solver_adapters.closure_points import ClosurePoints, numbers
-from solver_adapters.macro.facet_points import FacetPoints
 from solver_adapters.level import EVALUATE, Level
+from solver_adapters.macro.facet_points import FacetPoints
 from solver_adapters.macro.quadrature import QuadraturePoints
 
 

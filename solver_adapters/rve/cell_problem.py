@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import basix
 import numpy as np
 import ufl
 from dolfinx import cpp, fem, la
@@ -166,21 +165,18 @@ class CellProblem:
             return False
         if self._deformation is None:
             return True
-        self.g.x.array[:], self.w.x.array[:] = gradient, fluctuation
-        mesh = self.w.function_space.mesh
-        return bool((self._determinant.eval(mesh, self._cells) > 0.0).all())
+        coefficients = self._pack(gradient, fluctuation, self._folded)
+        return bool(cpp.fem.assemble_scalar(self._folded._cpp_object, self._folded_constants, coefficients) == 0.0)
 
     @cached_property
-    def _determinant(self) -> Any:
-        mesh = self.w.function_space.mesh
-        cell = getattr(basix.CellType, mesh.topology.cell_name())
-        points, _ = basix.make_quadrature(cell, self.quadrature_degree)
-        return fem.Expression(ufl.det(self._deformation), points)
+    def _folded(self) -> Any:
+        """Volume where det F is not positive."""
+        dx = ufl.Measure("dx", self.w.function_space.mesh, metadata={"quadrature_degree": self.quadrature_degree})
+        return fem.form(ufl.conditional(ufl.gt(ufl.det(self._deformation), 0.0), 0.0, 1.0) * dx)
 
     @cached_property
-    def _cells(self) -> Any:
-        mesh = self.w.function_space.mesh
-        return np.arange(mesh.topology.index_map(mesh.topology.dim).size_local, dtype=np.int32)
+    def _folded_constants(self) -> Any:
+        return cpp.fem.pack_constants(self._folded._cpp_object)
 
     @cached_property
     def _residual_alone(self) -> Any:
@@ -190,7 +186,9 @@ class CellProblem:
     def _flux_alone(self) -> Any:
         k, m = self.spec.k, self.spec.m
         q = ufl.TestFunction(constant_space(self.w.function_space.mesh, m))
-        return fem.form(ufl.derivative(self._average, self.g, ufl.as_vector([0.0] * (k - m) + [q[i] for i in range(m)])))
+        return fem.form(
+            ufl.derivative(self._average, self.g, ufl.as_vector([0.0] * (k - m) + [q[i] for i in range(m)]))
+        )
 
     def _assemble_alone(self, out: Array, form: Any, gradient: Array, fluctuation: Array) -> None:
         coefficients = self._pack(gradient, fluctuation, form)

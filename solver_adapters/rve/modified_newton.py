@@ -105,7 +105,9 @@ def modified_newton(
         for i in active[converged]:
             problem.flux(g[i], w[i], flux[i])
         done = active[converged]
-        flux[done] += np.matmul(residual[done, None, :], start.sensitivity[done])[:, 0, -problem.spec.m :] / problem.volume
+        flux[done] += (
+            np.matmul(residual[done, None, :], start.sensitivity[done])[:, 0, -problem.spec.m :] / problem.volume
+        )
         w[active] -= correction
         active = active[~converged & ~(rate > _SLOWEST_RATE)]
         if not active.size:

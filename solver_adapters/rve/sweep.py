@@ -70,7 +70,12 @@ class Sweep:
         w = self._starts(gradient, memory)
         start = Start(gradient, w, memory.sensitivity, length)
         found = modified_newton(
-            self.problem, self.factors, start, tolerance=max(tolerance / self.scale, _ROUND_OFF), scale=self.scale, ledger=self.ledger
+            self.problem,
+            self.factors,
+            start,
+            tolerance=max(tolerance / self.scale, _ROUND_OFF),
+            scale=self.scale,
+            ledger=self.ledger,
         )
         good = ~found.failed
         far = good & ~tangent & (length > _FAR * np.linalg.norm(gradient, axis=1))
@@ -104,7 +109,10 @@ class Sweep:
         def solve(columns: Array) -> Array:
             return self.factors.solve(np.full(columns.shape[1], which), columns.T).T
 
-        if self.problem.border is not None or (answer := refined(B, solve, self._products.product, largest=_LARGEST_REMAINDER)) is None:
+        if (
+            self.problem.border is not None
+            or (answer := refined(B, solve, self._products.product, largest=_LARGEST_REMAINDER)) is None
+        ):
             return None
         X, G = answer
         tangent = system.tangent - G[1 + k - self.problem.spec.m :, 1:] / self.problem.volume
