@@ -111,13 +111,14 @@ class ExactLevels:
         error_now = np.zeros(len(gradient)) if answer.uncertainty is None else answer.uncertainty
         noise = error_now + last.noise
         relative = noise / np.maximum(np.linalg.norm(last.tangent, axis=(1, 2)), 1e-300)
-        told = np.isfinite(answer.tangent).all(axis=(1, 2))
+        told = np.asarray(np.isfinite(answer.tangent).all(axis=(1, 2)))
         plain = answer.flux - last.plain(step)
         tangent = last.tangent + secant(step, plain, relative, symmetric=self.spec.symmetric)
         tangent = np.where(told[:, None, None], answer.tangent, tangent)
         mismatch, slope = last.mismatch, last.slope
         errors = np.linalg.norm(plain, axis=1)[:, None] * [2.0, 1.0] + _FADING * last.errors
-        learned, left = np.zeros(len(gradient), bool), plain
+        learned: NDArray[np.bool_] = np.zeros(len(gradient), bool)
+        left = plain
         surrogate = self._ask(gradient, state, dt, self._own(hint))
         if surrogate is not None:
             use = self._accepted(gradient, surrogate)

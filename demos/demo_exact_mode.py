@@ -5,8 +5,8 @@
 
 1. The RVE is sampled, fluxes and fluctuation fields; both are interpolated, which takes a second.
 2. The classical run: at each quadrature point and Newton iterate one micro iteration with one factorisation.
-3. The exact mode: the surrogate finds the solution of a load step, one exact sweep over the RVEs, started from predicted
-   fields, tells its true residual and corrects the surrogate, and so on until that residual meets the tolerance.
+3. The exact mode: the surrogate finds the solution of a load step; one exact sweep over the RVEs, which start from
+   predicted fields, tells its true residual and corrects the surrogate; and so on until that meets the tolerance.
 4. The same without learning: in place of the surrogate a neo-Hookean law with the RVE's moduli, and no fields.
 
 All three give the same displacements; a table, a figure of the residual against the time, one HTML page.
@@ -162,13 +162,13 @@ def draw(residuals: Mapping[str, Residuals], file: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for (name, r), style in zip(residuals.items(), ("o-", "s-", "^-"), strict=True):
         norms, seconds = np.array(r.norms), np.array(r.seconds)
-        starts = np.flatnonzero(np.append(True, norms[1:] > norms[:-1]))
+        starts = np.flatnonzero(np.append(True, norms[1:] > 10 * norms[:-1]))
         colour = axes.semilogy([], [], style, markersize=4, label=f"{name} ({seconds[-1]:.1f} s)")[0].get_color()
         for begin, end in zip(starts, np.append(starts[1:], len(norms)), strict=True):
             axes.semilogy(seconds[begin:end], norms[begin:end], style, markersize=4, linewidth=1, color=colour)
     axes.set(xlabel="wall time [s]", ylabel="norm of the true residual", xlim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=3)
     figure.savefig(file, dpi=120)
     plt.close(figure)
 

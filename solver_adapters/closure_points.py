@@ -55,8 +55,9 @@ class ClosurePoints(ABC):
 
     def is_stale(self, gradient: Array, dt: float, level: Level) -> bool:
         """Whether the last answer belongs to other gradients, another dt, level or committed state."""
-        same = self.gradient is not None and dt == self._dt and level == self._level
-        return not same or not np.array_equal(gradient, self.gradient)
+        if self.gradient is None or dt != self._dt or level != self._level:
+            return True
+        return not np.array_equal(gradient, self.gradient)
 
     def evaluate(self, gradient: Array, dt: float, level: Level = EVALUATE) -> None:
         """Ask the closure, at that level, for the gradients (n, k), all points in one call."""

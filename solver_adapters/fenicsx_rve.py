@@ -201,7 +201,8 @@ class PeriodicRVE:
             swept = self._sweep(gradient[good], Memory.of(rows, k, self.problem.n), tangent[good], tolerance)
             memory[good] = rows
             flux[good], tangents[good], error[good] = swept.flux, swept.tangent, swept.error
-            flux, tangents = self.kinematics.sign * flux, self.kinematics.sign * tangents
+            flux *= self.kinematics.sign
+            tangents *= self.kinematics.sign
             unsolved = good[np.isnan(swept.flux[:, 0])]
             status[unsolved] = Status.NOT_CONVERGED
             if unsolved.size <= max(1, n * _FEW):
@@ -244,7 +245,7 @@ class PeriodicRVE:
             return {}
         good = good[np.isfinite(rows[good]).all(axis=1)]
         starts, used = self._guesses.starts(gradient[good], Memory.of(rows[good], self.spec.k, self.problem.n))
-        return dict(zip(good[used].tolist(), starts[used], strict=True))
+        return {int(i): start for i, start in zip(good[used], starts[used], strict=True)}
 
     @cached_property
     def _guesses(self) -> FluctuationGuesses | None:

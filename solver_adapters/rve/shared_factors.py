@@ -49,7 +49,7 @@ class SharedFactors:
         self.problem, self.ledger = problem, ledger
         self._factors: list[SymmetricFactor] = []
         self._borders: list[_Border | None] = []
-        self._states = np.empty((0, problem.spec.k))
+        self._states: Array = np.empty((0, problem.spec.k))
         self._slope = 0.0
         self._add(reference, np.zeros(problem.n))
 
