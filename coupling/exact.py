@@ -17,6 +17,7 @@ from coupling.tangent_choice import TangentChoice
 from coupling.two_level import SweepingClosure
 
 _FADING = 0.1
+_TINY = 1e-300
 
 
 class ExactLevels:
@@ -110,7 +111,7 @@ class ExactLevels:
         step = gradient - last.gradient
         error_now = np.zeros(len(gradient)) if answer.uncertainty is None else answer.uncertainty
         noise = error_now + last.noise
-        relative = noise / np.maximum(np.linalg.norm(last.tangent, axis=(1, 2)), 1e-300)
+        relative = noise / np.maximum(np.linalg.norm(last.tangent, axis=(1, 2)), _TINY)
         told = np.asarray(np.isfinite(answer.tangent).all(axis=(1, 2)))
         plain = answer.flux - last.plain(step)
         tangent = last.tangent + secant(step, plain, relative, symmetric=self.spec.symmetric)
@@ -132,8 +133,10 @@ class ExactLevels:
             tangent = np.where((learned & ~told)[:, None, None], surrogate.tangent + slope, tangent)
         change = np.linalg.norm(answer.flux - last.flux, axis=1)
         error = np.where(learned, np.linalg.norm(left, axis=1), np.linalg.norm(plain, axis=1))
-        now = np.maximum(error - 2.0 * noise, 0.0) / np.maximum(change, 1e-300)
-        doubt = np.column_stack([now if hint is None else last.doubt[:, 0], np.where(told, 0.0, now)])
+        now = np.maximum(error - 2.0 * noise, 0.0) / np.maximum(change, _TINY)
+        doubt = np.column_stack(
+            [now if hint is None else last.doubt[:, 0], np.where(told, 0.0, np.maximum(now, _TINY))]
+        )
         new = Anchors(gradient, answer.flux, tangent, mismatch, slope, errors, doubt, error_now)
         rows = np.where(usable(answer.status)[:, None], _finite(new.pack()), last.pack())
         return rows if answer.state is None else np.hstack([answer.state, rows])

@@ -21,6 +21,7 @@ from solver_adapters.macro.load_stepping import Solved
 
 _MOST_SWEEPS = 12
 _FINAL = 0.5  # of the tolerance of the residual is that of the last fluxes; their errors are independent
+_WORTH = 10.0  # a sweep that is less rough than this times the last ones may be the last
 _REDUCTION = 1e-4  # of the residual by a sweep, while there is no experience
 _HOPELESS = 0.5
 
@@ -95,7 +96,8 @@ class ExactNewton:
             if inner is None:
                 return None
             iterations += inner.iterations
-            measured = self._sweep(problem, max(final, trust.expected(norms)), final)
+            tolerance = trust.expected(norms)
+            measured = self._sweep(problem, tolerance if tolerance > _WORTH * final else final, final)
             if measured is None:
                 return None
             norms.append(measured.relative)
