@@ -71,6 +71,7 @@ settings() {
     export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
     export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
     export PRTE_MCA_rmaps_default_mapping_policy=${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}
+    export PRTE_MCA_mapby=${PRTE_MCA_mapby:-:oversubscribe} # the same since Open MPI 6
     # On one machine TCP only adds warnings; a batch job may span several.
     [[ -n ${SLURM_JOB_ID:-}${PBS_JOBID:-} ]] || export OMPI_MCA_btl=${OMPI_MCA_btl:-^tcp}
     if [[ $EUID == 0 ]]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi

@@ -1,4 +1,7 @@
-"""Print what of the project's requirements, extra ``dev`` included, this Python does not meet. One a line."""
+"""Print what of the project's requirements this Python does not meet. One a line.
+
+The extra ``dev`` is among them, and ``interfaces`` where DOLFINx is new enough for it.
+"""
 
 import sys
 import tomllib
@@ -29,6 +32,15 @@ def met(requirement):
         return False
 
 
-for requirement in expanded([*project["dependencies"], *project["optional-dependencies"]["dev"]]):
+def has_dolfinx(*least):
+    try:
+        return tuple(map(int, version("fenics-dolfinx").split(".")[:2])) >= least
+    except PackageNotFoundError:
+        return False
+
+
+extras = project["optional-dependencies"]
+interfaces = extras["interfaces"] if has_dolfinx(0, 10) else []
+for requirement in expanded([*project["dependencies"], *extras["dev"], *interfaces]):
     if not met(requirement):
         print(requirement)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coupling.agreement import collective_over, together
 from coupling.contract import (
     Array,
     Closure,
@@ -51,6 +52,9 @@ class AcceleratedClosure:
     unchanged. A fine scale with history needs a surrogate with that same history: one that does not carry the state on
     would leave it behind at the points it serves, and a later fallback there would start from a past that never was.
 
+    A fine scale that is collective (:func:`coupling.agreement.collective_over`) is called on all ranks in each
+    evaluation, with no points where none are rejected, and so is this closure.
+
     Ledger: counts ``accelerated/calls``, ``accelerated/points``, ``surrogate/points`` (served), ``fallback/points``,
     ``surrogate/faults`` (calls that raised or were malformed), ``surrogate/non-finite points``; phases ``surrogate``,
     ``fine``.
@@ -83,6 +87,12 @@ class AcceleratedClosure:
         self.spec = replace(fine.spec, symmetric=symmetric)
 
     @property
+    def collective(self) -> Any | None:
+        """Communicator over which :meth:`evaluate` is collective, None where it is not."""
+        fine = collective_over(self.fine)
+        return collective_over(self.surrogate) if fine is None else fine
+
+    @property
     def mode(self) -> Mode:
         """Whether the surrogate is asked."""
         return self._mode
@@ -98,26 +108,42 @@ class AcceleratedClosure:
 
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """Flux, tangent, new state and status of n points, from the surrogate where it is accepted."""
+        if self._exact is not None:
+            check_arguments(self.spec, gradient, state, hint)
+            return self._exact.evaluate(gradient, state, dt, hint)
+        comm = collective_over(self.fine)
+        if comm is None:
+            answer, rejected = self._proposed(gradient, state, dt, hint)
+        else:
+            answer, rejected = together(comm, lambda: self._proposed(gradient, state, dt, hint))
+        if self.mode == "off":
+            return self._fine(gradient, state, dt, hint)
+        if answer is None:
+            return self._fallback(gradient, state, dt, hint)
+        if not rejected.size:
+            if comm is not None:  # the fine scale of this rank may have to serve others
+                self._fine(gradient[rejected], _rows(state, rejected), dt, _rows(hint, rejected))
+            return answer
+        if rejected.size == len(gradient):
+            return self._fallback(gradient, state, dt, hint)
+        fine = self._fallback(gradient[rejected], _rows(state, rejected), dt, _rows(hint, rejected))
+        return _merged(answer, fine, rejected)
+
+    def _proposed(
+        self, gradient: Array, state: Array | None, dt: float, hint: Array | None
+    ) -> tuple[Response | None, NDArray[np.intp]]:
+        """The surrogate's response, None where it is not asked or cannot be used at all, and the rejected points."""
         n = check_arguments(self.spec, gradient, state, hint)
         self.ledger.count("accelerated/calls")
         self.ledger.count("accelerated/points", n)
-        if self._exact is not None and state is not None:
-            return self._exact.evaluate(gradient, state, dt, hint)
-        if self.mode == "off":
-            return self._fine(gradient, state, dt, hint)
-        answer = self._ask_surrogate(gradient, state, dt, hint)
+        answer = self._ask_surrogate(gradient, state, dt, hint) if self.mode == "replace" else None
         if answer is None:
-            return self._fallback(gradient, state, dt, hint)
+            return None, np.arange(n)
         rejected = np.flatnonzero(~self._accepted(gradient, answer))
         self.ledger.count("surrogate/points", n - rejected.size)
         if answer.state is None and state is not None:
             answer = replace(answer, state=state)
-        if not rejected.size:
-            return answer
-        if rejected.size == n:
-            return self._fallback(gradient, state, dt, hint)
-        fine = self._fallback(gradient[rejected], _rows(state, rejected), dt, _rows(hint, rejected))
-        return _merged(answer, fine, rejected)
+        return answer, rejected
 
     def _fine(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
         with self.ledger.phase("fine"):

@@ -62,8 +62,9 @@ class ExactLevels:
         rows = np.tile(self._reference, (n, 1))
         return rows if own is None else np.hstack([own, rows])
 
-    def evaluate(self, gradient: Array, state: Array, dt: float, hint: Array | None) -> Response:
+    def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
         """The fine scale's full answer, which anchors the model too."""
+        assert state is not None
         with self.ledger.phase("fine"):
             answer = self.fine.evaluate(gradient, self._own(state), dt, self._own(hint))
         rows = self._anchored(gradient, answer, self._unpack(state), self._own(state), dt, None)

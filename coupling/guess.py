@@ -7,7 +7,7 @@ expected to solve them:
 * at the macroscale n = 1, x is the load factor or time and y holds the unknowns that this rank owns.
 
 A guess only ever stands where an iteration starts. The *guard* (:func:`better_start`) decides between the guess and
-the standard start by the true residual, so that the worst guess costs one residual evaluation.
+the standard start by the true residual, so that the worst guess costs two residual evaluations.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def better_start(
     Returns:
         The start and whether it is the guess.
     """
-    norm = residual_norm(guess)
-    if np.isfinite(norm) and not norm >= residual_norm(standard):
+    at_standard = residual_norm(standard)
+    norm = residual_norm(guess)  # last, because a guess that is used is evaluated again where the iteration starts
+    if np.isfinite(norm) and not norm >= at_standard:
         ledger.count(f"{name}/guesses used")
         return guess, True
     ledger.count(f"{name}/guesses refused")

@@ -18,6 +18,7 @@ a larger box then, or give it a fine scale to fall back on with :class:`coupling
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -76,7 +77,8 @@ class MultiscaleProblem:
         fluxes: the closure fluxes in the residual.
         bcs: Dirichlet conditions; their values may change between solves.
         petsc_options: options without prefix. They override the defaults of :mod:`solver_adapters.macro.snes`; options
-            given on the command line or in PETSc's database override both. They do not stay in the database.
+            given on the command line or in PETSc's database override both. They do not stay in the database. Those that
+            PETSc has not read by the end of the first linear solve are warned of, as misspelt.
         J: UFL form of the Jacobian in place of the derived one.
         form_compiler_options: passed to FFCx.
         jit_options: passed to the just-in-time compiler.
@@ -127,6 +129,7 @@ class MultiscaleProblem:
         self._matrix = fem_petsc.create_matrix(self._jacobian)
         self._x, self._b = self._matrix.createVecs()
         self._options = (petsc_options_prefix, default_options(self.comm) | dict(petsc_options or {}))
+        self._unread = set(petsc_options or {})
         self._force_scale = ForceScale()
         self._level, self._dt = EVALUATE, 1.0
         has_levels = any(two_level(flux.closure) is not None for flux in self.fluxes)
@@ -148,6 +151,21 @@ class MultiscaleProblem:
         """Whether a closure has two levels, so that solutions are found by models and exact sweeps."""
         return self._exact_newton is not None
 
+    @property
+    def owned(self) -> int:
+        """How many of the values of ``solution`` this rank owns; they are the first ones."""
+        return int(self._owned)
+
+    def residual_norm(self, values: Array, dt: float = 1.0) -> float:
+        """‖F‖ over dt at the owned unknowns ``values``, NaN where they are inadmissible at any point (collective).
+
+        u is at these values afterwards.
+        """
+        self._dt, self._level, self._error, self._failures = dt, EVALUATE, None, (0, [])
+        self._x.array_w[:] = values
+        self._assemble_residual(self.snes, self._x, self._b)
+        return float(self._b.norm())
+
     def solve(self, dt: float = 1.0) -> Solved:
         """Solve from the present u and the committed states over a time increment dt (collective).
 
@@ -160,10 +178,12 @@ class MultiscaleProblem:
         self._start = self.solution.copy()
         self._dt, self._error, self._failures = dt, None, (0, [])
         self._x.array_w[:] = self._start[: self._owned]
-        with self.ledger.phase("step"), options_database(*self._options):
-            solved = self._exact_newton.solve(self) if self._exact_newton is not None else None
-            if solved is None and self._error is None:
-                solved = self.iterate(EVALUATE)
+        with self.ledger.phase("step"):
+            with options_database(*self._options, self._unread):
+                solved = self._exact_newton.solve(self) if self._exact_newton is not None else None
+                if solved is None and self._error is None:
+                    solved = self.iterate(EVALUATE)
+            self._warn_of_unread_options()
             if solved is not None and self._set_iterate(self._x):
                 self._force_scale.keep()
                 return solved
@@ -229,9 +249,22 @@ class MultiscaleProblem:
         snes.setJacobian(self._assemble_jacobian, self._matrix, self._matrix)
         snes.setConvergenceTest(self._force_scale)
         _time_linear_solves(snes.ksp, self.ledger)
-        with options_database(*self._options):
+        with options_database(*self._options, self._unread):
             snes.setFromOptions()
         return snes
+
+    def _warn_of_unread_options(self) -> None:
+        """Once something has been solved, all options have had their chance."""
+        if not self._unread or self.snes.getLinearSolveIterations() == 0:
+            return
+        if self.comm.rank == 0:
+            warnings.warn(
+                f"PETSc has not read the options {sorted(self._unread)} of petsc_options=: they may be misspelt, or "
+                f"belong to a solver that is not in use. The option -{self._options[0]}snes_view shows what is",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        self._unread.clear()
 
     def _set_iterate(self, x: PETSc.Vec) -> bool:
         """Bring u and the fluxes to an iterate; whether all points of all ranks are usable there (collective)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, Response, Status, check_arguments
-from coupling.errors import ContractError
+from coupling.errors import ClosureError, ContractError
 from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.boundary import Boundary
@@ -90,9 +91,12 @@ class PeriodicRVE:
 
     Attributes:
         reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties.
+        point_seconds: (n,) processor time of each point in the last evaluation, for
+            :class:`coupling.balance.BalancedClosure`.
 
     Raises:
         MeshError: the cell does not fit the boundary condition.
+        ClosureError: there is no equilibrium in the reference state.
         ContractError: a tag without material, no such boundary condition, an energy where none belongs to the flux.
     """
 
@@ -137,6 +141,7 @@ class PeriodicRVE:
         border = self.problem.border
         self._factor = SymmetricFactor(self.problem.K, 1 + k + (0 if border is None else border.columns.shape[1]))
         self._scale = 1.0
+        self.point_seconds = np.empty(0)
         self.reference = self._solve_reference()
         self._scale = float(np.linalg.norm(self.reference.tangent))
         self.ledger.reset()
@@ -152,18 +157,19 @@ class PeriodicRVE:
         n, k, m = check_arguments(self.spec, gradient, state, hint), self.spec.k, self.spec.m
         flux, tangent = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
         energy = np.full(n, np.nan) if self._with_energy else None
-        memory = np.array(state)
+        memory, self.point_seconds = np.array(state), np.zeros(n)
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         with self.ledger.phase("rve"):
             good = np.flatnonzero(status == Status.OK)
             guessed = self._guessed(gradient, memory if hint is None else hint, good)
             for i in good:
-                row, solved = memory[i], None
+                row, solved, start = memory[i], None, time.thread_time()
                 if i in guessed:
                     solved = self._newton(
                         gradient[i], replace(self.reference, gradient=gradient[i], fluctuation=guessed[i])
                     )
                 solved = solved or self._solve(gradient[i], row if hint is None else hint[i], row)
+                self.point_seconds[i] = time.thread_time() - start
                 if solved is None:
                     status[i] = Status.NOT_CONVERGED
                     continue
@@ -236,7 +242,11 @@ class PeriodicRVE:
         start = Equilibrium(rest, np.zeros(n), np.zeros((n, k)), np.zeros(m), np.zeros((m, k)))
         solved = self._newton(rest, start)
         if solved is None:
-            raise ArithmeticError("the RVE has no equilibrium in its reference state: check moduli and mesh")
+            raise ClosureError(
+                "the RVE has no equilibrium in its reference state: its energy must be finite there, and its stiffness "
+                "regular. Check the moduli and the domain of each material, and that boundary condition and mesh hold "
+                "every part of the cell"
+            )
         return solved
 
     def _guessed(self, gradient: Array, rows: Array, good: NDArray[np.intp]) -> dict[int, Array]:

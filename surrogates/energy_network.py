@@ -25,7 +25,7 @@ import numpy as np
 
 from coupling.contract import Array
 from coupling.errors import ModelError
-from surrogates.backend import Tensor, backend_of
+from surrogates.backend import Precision, Tensor, backend_of
 from surrogates.growth import Growth
 from surrogates.potential import check_weights
 from surrogates.stretch_space import stretch_reference
@@ -39,6 +39,7 @@ class EnergyNetwork:
             ``energy_scale`` e and ``growth`` c, of shape ().
         layers: k, h_1, …, h_L.
         device: where it evaluates, see :func:`surrogates.backend.backend_of`.
+        precision: in which it evaluates; weights are float64.
 
     Raises:
         ModelError: where the weights do not fit the layers, or the device cannot be used.
@@ -46,7 +47,9 @@ class EnergyNetwork:
 
     family = "energy-network"
 
-    def __init__(self, weights: Mapping[str, Array], layers: Sequence[int], device: str = "cpu") -> None:
+    def __init__(
+        self, weights: Mapping[str, Array], layers: Sequence[int], device: str = "cpu", precision: Precision = "float64"
+    ) -> None:
         self.layers = tuple(int(width) for width in layers)
         if len(self.layers) < 2 or self.layers[0] not in (3, 6):
             raise ModelError(f"the layers of an energy network are 3 or 6 inputs and hidden widths, got {self.layers}")
@@ -54,10 +57,10 @@ class EnergyNetwork:
         if not (weights["scale"] > 0.0).all() or weights["growth"] < 0.0:
             raise ModelError("an energy network needs a positive scale and a growth coefficient that is not negative")
         self.weights = {name: np.array(array) for name, array in weights.items()}
-        self.backend = backend_of(device)
+        self.backend = backend_of(device, precision)
         self._growth = Growth(float(weights["growth"]), self.layers[0], self.backend)
         self._fold_scales()
-        self._work = lru_cache(maxsize=2)(self._allocate)
+        self._work = lru_cache(maxsize=2 if device == "cpu" else None)(self._allocate)  # devices see a few sizes only
         self._subtract_reference()
 
     @property
@@ -67,7 +70,11 @@ class EnergyNetwork:
 
     @classmethod
     def from_architecture(
-        cls, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str = "cpu"
+        cls,
+        architecture: Mapping[str, Any],
+        weights: Mapping[str, Array],
+        device: str = "cpu",
+        precision: Precision = "float64",
     ) -> EnergyNetwork:
         """The network that :attr:`architecture` and :attr:`weights` describe.
 
@@ -82,7 +89,7 @@ class EnergyNetwork:
                 f"layers of the architecture must be whole numbers above 0 in a list, got {layers!r}: "
                 "the card was edited or damaged, copy the model again"
             )
-        return cls(weights, layers, device)
+        return cls(weights, layers, device, precision)
 
     def evaluate(self, U: Tensor, energy: Tensor, flux: Tensor, tangent: Tensor) -> None:
         """Overwrite energy (n,), flux (n, k), tangent (n, k, k) by those at U (n, k), n > 0."""

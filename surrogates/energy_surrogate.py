@@ -6,6 +6,7 @@ import numpy as np
 
 from coupling.contract import Array, Response, Status, check_arguments, mark_unusable
 from coupling.polar import positive_definite
+from surrogates.device_evaluation import SIZES, DeviceEvaluation
 from surrogates.model_card import ModelCard
 from surrogates.potential import Potential, evaluate_chunks
 
@@ -25,11 +26,19 @@ class EnergySurrogate:
         potential: the energy and its derivatives.
         card: what is known about it.
         chunk: points per chunk; None takes 256 on the CPU and 16,384 on other devices.
+
+    Attributes:
+        on_device: the evaluation on a CUDA device (on ``cpu:0`` the same without one), which can do without copies in
+            host memory, else None.
     """
 
     def __init__(self, potential: Potential, card: ModelCard, *, chunk: int | None = None) -> None:
         self.potential, self.card, self.spec = potential, card, card.spec
-        self.chunk = chunk or (256 if potential.backend.device == "cpu" else 16_384)
+        self.on_device: DeviceEvaluation | None = None
+        device = potential.backend.device
+        self.chunk = chunk or (256 if device == "cpu" else SIZES[-1])
+        if device.startswith(("cuda", "cpu:")):
+            self.on_device = DeviceEvaluation(potential, card, self.chunk)
         self._reference = np.array(self.spec.reference)
         self._box_is_admissible = card.box.positive_definite
 
@@ -38,7 +47,11 @@ class EnergySurrogate:
 
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """T (n, k), ∂T/∂U (n, k, k) and Ŵ (n,) at U = ``gradient`` (n, k), Mandel form."""
-        check_arguments(self.spec, gradient, state, hint)
+        n = check_arguments(self.spec, gradient, state, hint)
+        if self.on_device is not None:
+            answer = _empty_response(n, self.spec.k)
+            self.on_device.evaluate_into([gradient], [answer])
+            return answer
         inside = self.card.box.contains(gradient)
         good = inside if self._box_is_admissible and inside.all() else positive_definite(gradient)
         safe = gradient if good.all() else np.where(good[:, None], gradient, self._reference)
@@ -47,3 +60,8 @@ class EnergySurrogate:
         uncertainty = np.where(inside, self.card.errors.flux_max_absolute, np.inf)
         response = Response(flux, tangent, status, uncertainty=uncertainty, energy=energy)
         return mark_unusable(response, ~good, Status.INADMISSIBLE)
+
+
+def _empty_response(n: int, k: int) -> Response:
+    status = np.empty(n, np.int8)
+    return Response(np.empty((n, k)), np.empty((n, k, k)), status, uncertainty=np.empty(n), energy=np.empty(n))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ from surrogates.dataset import Dataset
 from surrogates.stretch_space import StretchBox, check_stretch_spec
 
 T = TypeVar("T")
+FLOAT32_SHARE = 0.1
+"""Of the hold-out errors: what float32 may add where it is allowed."""
 _REMEDY = "the card was edited or damaged, copy the model again or save it anew"
 
 
@@ -41,13 +43,18 @@ class HoldOutErrors:
         """Errors of predictions (n,), (n, k), (n, k, k) at the samples of a data set."""
         figures: dict[str, float] = {}
         for name, value, exact in (
-            ("energy", energy, data.energy),
+            ("energy", energy, data.energies),
             ("flux", flux, data.flux),
             ("tangent", tangent, data.tangent),
         ):
-            error, scale = _norms(value - exact), _rms(_norms(exact))
-            figures |= {f"{name}_rms": _rms(error) / scale, f"{name}_max": float(error.max()) / scale}
+            figures[f"{name}_rms"], figures[f"{name}_max"] = relative_errors(value, exact)
         return cls(**figures, flux_max_absolute=float(_norms(flux - data.flux).max()), samples=len(data))
+
+
+def relative_errors(values: Array, exact: Array) -> tuple[float, float]:
+    """Root mean square and maximum of the error at n points, over the root mean square of the exact values."""
+    error, scale = _norms(values - exact), _rms(_norms(exact))
+    return _rms(error) / scale, float(error.max()) / scale
 
 
 def _norms(values: Array) -> Array:
@@ -56,6 +63,23 @@ def _norms(values: Array) -> Array:
 
 def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(values**2)))
+
+
+@dataclass(frozen=True)
+class Float32Errors:
+    """What evaluating in float32 adds: largest differences from float64 at the hold-out samples.
+
+    Relative to the root mean square of the float64 values, in the norms of :class:`HoldOutErrors`.
+    """
+
+    energy_max: float
+    flux_max: float
+    tangent_max: float
+
+    @classmethod
+    def of(cls, single: Sequence[Array], double: Sequence[Array]) -> Float32Errors:
+        """From energy (n,), flux (n, k) and tangent (n, k, k) in both precisions."""
+        return cls(*(float(_norms(s - d).max()) / _rms(_norms(d)) for s, d in zip(single, double, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -69,6 +93,7 @@ class ModelCard:
         dataset: fingerprint of the data set it was trained on.
         provenance: of that data set, with the description of the RVE.
         training: how it was fitted.
+        float32: what evaluating in float32 adds to the errors, None where nobody has measured it.
     """
 
     spec: ClosureSpec
@@ -77,6 +102,15 @@ class ModelCard:
     dataset: str
     provenance: dict[str, Any]
     training: dict[str, Any]
+    float32: Float32Errors | None = None
+
+    @property
+    def allows_float32(self) -> bool:
+        """Whether float32 adds a tenth of the hold-out errors or less; a residual still falls no further than it."""
+        single, errors = self.float32, self.errors
+        return single is not None and all(
+            getattr(single, f.name) <= FLOAT32_SHARE * getattr(errors, f.name) for f in fields(single)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The card as JSON values."""
@@ -88,6 +122,7 @@ class ModelCard:
             "hold_out_errors": asdict(self.errors),
             "dataset": {"sha256": self.dataset, "provenance": self.provenance},
             "training": self.training,
+            "float32_errors": None if self.float32 is None else asdict(self.float32),
         }
 
     @classmethod
@@ -111,6 +146,7 @@ class ModelCard:
             dataset=_typed(card, "dataset.sha256", str, "a text"),
             provenance=_typed(card, "dataset.provenance", dict, "an object"),
             training=_typed(card, "training", dict, "an object"),
+            float32=_float32(card),
         )
 
 
@@ -136,6 +172,13 @@ def _box(card: Mapping[str, Any]) -> StretchBox:
         return StretchBox.of(lower, upper)
     except ContractError as error:
         raise ModelError(f"range of the model card is wrong ({error}); {_REMEDY}") from error
+
+
+def _float32(card: Mapping[str, Any]) -> Float32Errors | None:
+    """Cards written before it was measured have none."""
+    if card.get("float32_errors") is None:
+        return None
+    return Float32Errors(*(_error(card, f"float32_errors.{f.name}") for f in fields(Float32Errors)))
 
 
 def _entry(card: Mapping[str, Any], path: str) -> Any:

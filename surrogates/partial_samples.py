@@ -48,9 +48,16 @@ class PartialSamples:
 
     def add(self, start: int, points: Array, response: Response) -> None:
         """Keep the answer to a batch."""
-        arrays = {"gradient": points, "flux": response.flux, "tangent": response.tangent, "status": response.status}
-        optional = {"energy": response.energy, "state": response.state}
-        arrays |= {name: array for name, array in optional.items() if array is not None}
+        arrays: dict[str, Any] = {
+            "gradient": points,
+            "flux": response.flux,
+            "tangent": response.tangent,
+            "status": response.status,
+        }
+        if response.energy is not None:
+            arrays["energy"] = response.energy
+        if response.state is not None:
+            arrays["state"] = response.state
         write_atomically(self._file(start), save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
 
     def stop(self) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ModelError
-from surrogates.backend import Tensor, backend_of
+from surrogates.backend import Precision, Tensor, backend_of
 from surrogates.potential import check_weights
 from surrogates.stretch_space import stretch_reference
 
@@ -88,6 +88,7 @@ class PolynomialEnergy:
         degree: d ≥ 2.
         k: 3 (2D) or 6 (3D).
         device: where it evaluates, see :func:`surrogates.backend.backend_of`.
+        precision: in which it evaluates; weights are float64.
 
     Raises:
         ModelError: where the weights do not fit, energy or flux do not vanish at U = I, or the device cannot be used.
@@ -95,16 +96,23 @@ class PolynomialEnergy:
 
     family = "polynomial-energy"
 
-    def __init__(self, weights: Mapping[str, Array], degree: int, k: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Array],
+        degree: int,
+        k: int,
+        device: str = "cpu",
+        precision: Precision = "float64",
+    ) -> None:
         if degree < 2 or k not in (3, 6):
             raise ModelError(f"a polynomial energy has degree 2 or more and 3 or 6 inputs, got {degree} and {k}")
-        self.degree, self.k, self.backend = degree, k, backend_of(device)
+        self.degree, self.k, self.backend = degree, k, backend_of(device, precision)
         check_weights(weights, {"coefficients": (comb(degree + k, k),), "scale": (k,)})
         if np.any(weights["coefficients"][: 1 + k]) or not (weights["scale"] > 0.0).all():
             raise ModelError("a polynomial energy needs positive scales and no constant or linear coefficient")
         self.weights = {name: np.array(array) for name, array in weights.items()}
         self._prepare(Monomials.up_to(degree, k))
-        self._work = lru_cache(maxsize=2)(self._allocate)
+        self._work = lru_cache(maxsize=2 if device == "cpu" else None)(self._allocate)  # devices see a few sizes only
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -113,10 +121,14 @@ class PolynomialEnergy:
 
     @classmethod
     def from_architecture(
-        cls, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str = "cpu"
+        cls,
+        architecture: Mapping[str, Any],
+        weights: Mapping[str, Array],
+        device: str = "cpu",
+        precision: Precision = "float64",
     ) -> PolynomialEnergy:
         """The polynomial that :attr:`architecture` and :attr:`weights` describe."""
-        return cls(weights, architecture["degree"], architecture["k"], device)
+        return cls(weights, architecture["degree"], architecture["k"], device, precision)
 
     def evaluate(self, U: Tensor, energy: Tensor, flux: Tensor, tangent: Tensor) -> None:
         """Overwrite energy (n,), flux (n, k), tangent (n, k, k) by those at U (n, k), n > 0."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from coupling.contract import Array
 from coupling.errors import ModelError
-from surrogates.backend import Backend, Tensor
+from surrogates.backend import Backend, Precision, Tensor
 
 
 class Potential(Protocol):
@@ -33,6 +33,13 @@ class Potential(Protocol):
     @property
     def weights(self) -> dict[str, Array]:
         """All its numbers, float64."""
+        ...
+
+    @classmethod
+    def from_architecture(
+        cls, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str, precision: Precision
+    ) -> Potential:
+        """The potential of that architecture and those weights, on a device, in a precision."""
         ...
 
     def evaluate(self, U: Tensor, energy: Tensor, flux: Tensor, tangent: Tensor) -> None:

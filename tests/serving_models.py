@@ -104,6 +104,38 @@ class Useless(Slow):
         return response
 
 
+class Hungry(Slow):
+    """A law that has not enough memory for many points at once, at first for 100 and after 20 calls for 10."""
+
+    batch = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
+        self.calls += 1
+        if len(gradient) > (100 if self.calls < 20 else 10):
+            raise self.out_of_memory()
+        return self.inner.evaluate(gradient, state, dt, hint)
+
+    def out_of_memory(self) -> Exception:
+        try:
+            np.empty(1 << 46)
+        except MemoryError as error:
+            return error
+        raise AssertionError
+
+
+class HungryOnADevice(Hungry):
+    """The same with the error of torch."""
+
+    def out_of_memory(self) -> Exception:
+        import torch
+
+        return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 class Hanging(Slow):
     """A law that never comes back from U11 = 9."""
 

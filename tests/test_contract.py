@@ -47,6 +47,8 @@ def a_response(n: int = 3, k: int = 2, s: int = 1) -> Response:
 def test_what_the_package_offers():
     assert set(coupling.__all__) == {
         "AcceleratedClosure",
+        "BalancedClosure",
+        "CaseError",
         "Closure",
         "ClosureError",
         "ClosureSpec",
@@ -67,7 +69,9 @@ def test_what_the_package_offers():
         "ServerUnavailableError",
         "Status",
         "StepError",
+        "StrainFrame",
         "StretchFrame",
+        "StretchOfStrain",
         "ToleranceGate",
         "TwoscaleError",
         "mandel_components",

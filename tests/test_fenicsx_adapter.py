@@ -1,5 +1,6 @@
 """Closures in DOLFINx forms against the same laws written in UFL, on any number of ranks."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 
@@ -513,6 +514,26 @@ def test_options_come_from_the_database_then_the_user_then_the_defaults():
     assert [name for name in database.getAll() if name.startswith(prefix)] == [f"{prefix}snes_max_it"]
     database.delValue(f"{prefix}snes_max_it")
     problem.close()
+
+
+@pytest.mark.filterwarnings("error")
+def test_options_that_petsc_never_reads_are_warned_of_once():
+    right = Stretched(NeoHookean(MU, LMBDA), mat_mumps_icntl_14=30, ksp_converged_reason="ascii:/dev/null")
+    right.run(steps=1)
+    wrong = Stretched(NeoHookean(MU, LMBDA), snes_max_iter=7, pc_gamg_type="agg")
+    warned = pytest.warns(RuntimeWarning, match=r"\['pc_gamg_type', 'snes_max_iter'\] of petsc_options=")
+    with warned if WORLD.rank == 0 else nullcontext():
+        wrong.load(0.5)
+        wrong.problem.solve()
+    wrong.problem.solve()
+
+
+def test_a_quadrature_degree_may_come_from_numpy():
+    domain = square()
+    u = fem.Function(vector_space(domain))
+    for degree in (np.int64(2), np.uint8(2)):
+        points = ClosureFlux(deformation(u), NeoHookean(MU, LMBDA), ufl.dx(domain, degree=degree)).points
+        assert len(points.reference) == 3
 
 
 @pytest.mark.parametrize("cell", [mesh.CellType.triangle, mesh.CellType.hexahedron])

@@ -1,10 +1,21 @@
-"""Load stepping on a scalar problem with a known path, no finite elements involved."""
+"""Load stepping on a scalar problem with a known path, and with guesses on a membrane."""
+
+from mpi4py import MPI
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from coupling import ContractError, Ledger, StepError
+from coupling import ContractError, Ledger, RemoteRankError, StepError
+from coupling.closed_forms.hyperelastic import NeoHookean
+from coupling.guess import Guess
+from coupling.predictors.pod import PODPredictor
+from coupling.predictors.polynomial import PolynomialPredictor
+from demos.cook import membrane
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
+
+comm = MPI.COMM_WORLD
 
 
 class Spring:
@@ -12,7 +23,7 @@ class Spring:
 
     def __init__(self, f, df, reach=np.inf):
         self.f, self.df, self.reach = f, df, reach
-        self.solution, self.ledger = np.zeros(1), Ledger()
+        self.comm, self.solution, self.ledger = MPI.COMM_WORLD, np.zeros(1), Ledger()
         self.load = self.committed_load = 0.0
         self.guesses, self.increments, self.commits = [], [], 0
 
@@ -132,3 +143,132 @@ def test_unusable_arguments_are_named(arguments, message):
     problem = cubic()
     with pytest.raises(ContractError, match=message):
         load_steps(problem, problem.apply, **arguments)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("where", ["apply_load", "on_step"])
+def test_what_a_callback_raises_on_one_rank_ends_the_stepping_on_all(where):
+    problem = cubic()
+
+    def failing(value):
+        if problem.comm.rank == 0 and problem.commits == 2:
+            raise ZeroDivisionError("no such load")
+
+    def apply(load):
+        problem.apply(load)
+        if where == "apply_load" and load > problem.committed_load:
+            failing(load)
+
+    expected = ZeroDivisionError if problem.comm.rank == 0 else RemoteRankError
+    with pytest.raises(expected, match="no such load"):
+        load_steps(problem, apply, steps=4, on_step=failing if where == "on_step" else None)
+    assert problem.load == problem.committed_load == 0.5
+    assert problem.solution[0] + problem.solution[0] ** 3 == pytest.approx(0.5, abs=1e-12)
+
+
+@pytest.mark.mpi
+def test_a_load_that_one_rank_refuses_cuts_back_on_all():
+    problem = cubic()
+
+    def apply(load):
+        if problem.comm.rank == 0 and load - problem.committed_load > 0.3:
+            raise StepError("too much at once")
+        problem.apply(load)
+
+    records = load_steps(problem, apply, steps=2)
+    assert [record.load for record in records] == [0.25, 0.5, 0.75, 1.0]
+
+
+class GuardedSpring(Spring):
+    """A spring that can also say how good a trial x is."""
+
+    owned = 1
+
+    def residual_norm(self, values, dt):
+        return float(np.abs(self.f(values) - self.load).max())
+
+
+class Answer:
+    """A predictor that answers what it is told."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def predict(self, known):
+        return Guess(np.atleast_2d(self.answer(known[0, 0])), np.zeros(1, dtype=np.int8))
+
+    def observe(self, known, found):
+        pass
+
+
+def guarded(reach=np.inf):
+    return GuardedSpring(lambda x: (np.sqrt(1 + 4 * x) - 1) / 2, lambda x: 1 / np.sqrt(1 + 4 * x), reach)
+
+
+def test_a_predictor_that_knows_the_path():
+    problem = guarded(reach=0.15)
+    records = load_steps(problem, problem.apply, steps=4, predictor=Answer(lambda t: t**2 + t))
+    assert [r.iterations for r in records] == [0] * len(records)
+    assert problem.ledger.counts["macro/guesses used"] >= len(records)
+
+
+def test_a_predictor_that_learns_the_path():
+    problem, linear = guarded(), guarded()
+    records = load_steps(problem, problem.apply, steps=6, predictor=PODPredictor())
+    assert max(r.iterations for r in records[2:]) <= 1  # quadratic, through the start and two steps
+    assert min(r.iterations for r in load_steps(linear, linear.apply, steps=6)) >= 3
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_a_predictor_that_says_anything(number):
+    plain, problem = cubic(), GuardedSpring(cubic().f, cubic().df)
+    expected = load_steps(plain, plain.apply, steps=3)
+    with np.errstate(over="ignore"):
+        records = load_steps(problem, problem.apply, steps=3, predictor=Answer(lambda t: number))
+    assert [r.load for r in records] == [r.load for r in expected]
+    assert problem.solution[0] == pytest.approx(plain.solution[0], abs=1e-12)
+
+
+def test_a_step_that_fails_from_a_guess_starts_again_before_it_is_cut():
+    class Picky(GuardedSpring):
+        def solve(self, dt):
+            if self.solution[0] == self.load**2 + self.load + 1e-6:
+                self.solution[:] = np.nan
+                raise StepError("not from here")
+            return super().solve(dt)
+
+    problem = Picky(guarded().f, guarded().df)
+    records = load_steps(problem, problem.apply, steps=4, predictor=Answer(lambda t: t**2 + t + 1e-6))
+    assert len(records) == 4 and not any(r.cutbacks for r in records)
+    assert problem.ledger.counts["macro/guesses failed"] == 4
+
+
+def test_a_predictor_for_a_problem_without_a_residual():
+    problem = cubic()
+    with pytest.raises(ContractError, match="Spring lacks owned, residual_norm"):
+        load_steps(problem, problem.apply, predictor=PODPredictor())
+    with pytest.raises(ContractError, match="predict and observe, got int"):
+        load_steps(problem, problem.apply, predictor=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.mpi
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_finite_elements_with_a_closure_and_a_predictor():
+    """Cook's membrane of a closed-form material: the same answer from a guess, less work or none more."""
+
+    def run(predictor):
+        macro = membrane(comm, NeoHookean(1.0, 2.0), cells=(4, 2), load=0.1)
+        records = load_steps(macro.problem, macro.apply_load, steps=8, predictor=predictor)
+        counts = macro.problem.ledger.gathered(comm).counts
+        return macro.tip(), sum(r.iterations for r in records), counts
+
+    tip, iterations, _ = run("linear")
+    guessed_tip, fewer, counts = run(PODPredictor(comm=comm))
+    np.testing.assert_allclose(guessed_tip, tip, rtol=1e-7)
+    assert fewer <= iterations - 3 and counts["macro/guesses used"] >= 5
+    hostile_tip, same, counts = run(Answer(lambda t: np.full(3, np.nan)))
+    np.testing.assert_array_equal(hostile_tip, tip)
+    assert same == iterations and counts["macro/predictor faults"] == 8
+    huge_tip, same, _ = run(PolynomialPredictor(7))
+    np.testing.assert_allclose(huge_tip, tip, rtol=1e-7)

@@ -7,7 +7,7 @@ import pytest
 import ufl
 from dolfinx import fem
 
-from coupling import ContractError, Status, StretchFrame
+from coupling import ClosureError, ContractError, Status, StretchFrame
 from coupling.closed_forms import NeoHookean as ClosedNeoHookean
 from coupling.closed_forms import StretchNeoHookean
 from coupling.conformance import assert_conforms
@@ -233,3 +233,14 @@ def test_useless_hint_does_not_change_the_result(fibre):
 def test_tag_without_material_is_named():
     with pytest.raises(ContractError, match=r"tag \[2\] have no material"):
         PeriodicRVE(centred_fibre(size=0.3), {1: NeoHookean(*SOFT)})
+
+
+def test_no_equilibrium_in_the_reference_state_is_said():
+    with pytest.raises(ClosureError, match="no equilibrium in its reference state.* moduli"):
+        PeriodicRVE(centred_fibre(size=0.3), PHASES | {2: lambda F: ufl.ln(ufl.det(F) - 1.0)})
+
+
+@pytest.mark.parametrize("law", [NeoHookean(0.0, 0.0), lambda F: 0.0 * F[0, 0], lambda F: F[0, 0]])
+def test_a_material_without_stiffness_is_named(law):
+    with pytest.raises(ContractError, match="material of tag 2 has no stiffness"):
+        PeriodicRVE(centred_fibre(size=0.3), PHASES | {2: law})

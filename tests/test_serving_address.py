@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from coupling.errors import ServerAddressError, ServerError
-from coupling.serving import ask
-from coupling.serving.address import listen, lock, runtime_folder
+from coupling.serving import RemoteSurrogate, ask
+from coupling.serving.address import listen, lock, node_address, runtime_folder
 from coupling.serving.frames import pack_json
+from coupling.serving.locality import visible_gpus
 from coupling.serving.starting import ensure_running
-from tests.serving_processes import NEO_HOOKEAN, SLOW, alive, running, short_folder, wait_for
+from tests.serving_processes import NEO_HOOKEAN, SLOW, alive, node_of_its_own, running, short_folder, wait_for
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -79,6 +80,36 @@ def test_a_folder_that_others_can_enter_is_refused(monkeypatch):
             runtime_folder()
 
 
+@pytest.mark.parametrize("folder", ["/proc/self", "/dev/null", "long"])
+def test_where_no_socket_can_be_the_client_says_what_to_do(folder, monkeypatch, tmp_path):
+    if folder == "long":
+        folder = str(tmp_path / (120 * "x"))
+        os.mkdir(folder)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+    monkeypatch.setattr("tempfile.tempdir", "/proc/self")  # where a user who may not write goes instead
+    monkeypatch.delenv("TWOSCALE_SERVER", raising=False)
+    with pytest.raises(ServerAddressError, match="set XDG_RUNTIME_DIR|use a shorter path"):
+        RemoteSurrogate(NEO_HOOKEAN, device="cpu")
+
+
+def test_processes_that_see_other_gpus_have_another_server(monkeypatch):
+    with short_folder() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        found = {}
+        for visible in ("", "0", "1", "GPU-8f6d"):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+            found[visible] = [node_address(device) for device in ("cuda:0", "auto", "cpu")]
+        assert len({address for addresses in found.values() for address in addresses}) == 9
+        assert len({addresses[2] for addresses in found.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "count"), [(None, 4), ("1", 1), ("0, 11,1", 3), ("", 0), ("-1", 0), ("GPU-1", 1), ("0,1,2,3,4,5", 4)]
+)
+def test_gpus_that_are_hidden_are_not_counted(listed, count):
+    assert visible_gpus(4, listed) == count
+
+
 def test_abstract_addresses_work():
     with running() as server:
         name = f"@twoscale-test-{os.getpid()}"
@@ -89,3 +120,14 @@ def test_abstract_addresses_work():
         wait_for(lambda: not alive(pid))
         with pytest.raises(ServerError):
             ask(name, {"want": "status"})
+
+
+def test_a_server_started_on_demand_is_not_bound_to_the_cores_of_the_rank_that_started_it():
+    cores = os.sched_getaffinity(0)
+    with node_of_its_own():
+        os.sched_setaffinity(0, {min(cores)})
+        try:
+            with RemoteSurrogate(NEO_HOOKEAN, device="cpu") as remote:
+                assert cores <= os.sched_getaffinity(remote.server)
+        finally:
+            os.sched_setaffinity(0, cores)

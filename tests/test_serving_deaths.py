@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import pytest
 
 from coupling import AcceleratedClosure, RangeGate, Status
 from coupling.closed_forms import StretchNeoHookean
-from coupling.errors import ServerRefusedError, ServerUnavailableError
+from coupling.errors import ContractError, ServerRefusedError, ServerUnavailableError
 from coupling.serving import Breaker, RemoteSurrogate
 from coupling.serving.address import node_address
+from coupling.serving.frames import Code, Kind, Request
+from coupling.serving.link import Link, Wanted
 from coupling.serving.models import probes
 from tests import serving_models
 from tests.serving_processes import (
@@ -178,6 +181,106 @@ def test_the_server_ends_with_its_supervisor():
         pid = server.pid
         server.process.kill()
         wait_for(lambda: not alive(pid), timeout=5.0)
+
+
+# ---- deadlines -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stopped(*processes):
+    """Processes that hang, supervisors included, so that nobody replaces them."""
+    for pid in processes:
+        kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        resume(processes)
+
+
+def resume(processes):
+    for pid in processes:
+        kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("hint", ["before the request", "in the middle of it"])
+def test_a_deadline_bounds_the_wait_for_a_server_that_hangs(hint):
+    local = serving_models.neo_hookean
+    with running(SLOW) as server, server.surrogate(SLOW, deadline=0.4, local=local, breaker=Breaker(3)) as remote:
+        took, processes = [], (server.process.pid, server.pid)
+        ticket = None if hint == "before the request" else remote.submit(GRADIENT, None, 1.0)
+        with stopped(*processes):
+            for _ in range(6):
+                start = time.monotonic()
+                ticket = ticket or remote.submit(GRADIENT, None, 1.0)
+                assert_right(remote.collect(ticket))
+                took.append(time.monotonic() - start)
+                ticket = None
+        assert max(took) < 1.0
+        assert max(took[-2:]) < 0.1  # the breaker is open
+        assert remote.ledger.counts["server/missed deadlines"] >= 1
+        assert remote.ledger.counts["server/local points"] == 6 * len(GRADIENT)
+
+
+def test_within_its_deadline_a_stopped_server_is_replaced():
+    with running(SLOW) as server, server.surrogate(SLOW, deadline=20.0) as remote:
+        ticket = remote.submit(GRADIENT, None, 1.0)
+        server.signal(signal.SIGSTOP)
+        assert_right(remote.collect(ticket))
+        assert remote.ledger.counts["server/losses"] == 1
+        assert "server/missed deadlines" not in remote.ledger.counts
+
+
+def test_an_overloaded_server_drops_what_is_late_and_the_others_lose_nothing(server):
+    """Half a second of work is ahead; a client with a deadline is not made to wait for its turn."""
+    with (
+        server.surrogate(SLOW) as busy,
+        server.surrogate(SLOW, deadline=0.05, local=serving_models.neo_hookean) as late,
+    ):
+        work = busy.submit(probes(LOCAL.spec, 1600, 0.05), None, 1.0)
+        start = time.monotonic()
+        assert_right(late.evaluate(GRADIENT, None, 1.0))
+        assert time.monotonic() - start < 0.4
+        assert late.ledger.counts["server/missed deadlines"] == 1
+        expected = LOCAL.evaluate(probes(LOCAL.spec, 1600, 0.05), None, 1.0)
+        np.testing.assert_allclose(busy.collect(work).flux, expected.flux, rtol=1e-13)
+        assert "server/losses" not in busy.ledger.counts
+
+
+def test_requests_whose_time_is_over_are_not_evaluated(server):
+    with server.surrogate(SLOW) as busy:
+        work = busy.submit(probes(LOCAL.spec, 640, 0.05), None, 1.0)
+        before = server.status()["models"][0]
+        link = Link(server.address, Wanted(SLOW), 10.0, 10.0)
+        link.ring(Request(Kind.EVALUATE, 1, 0, 32, 1, 0, 1.0, time.monotonic_ns() + 1_000_000))
+        assert link.reply().code == Code.EXPIRED
+        link.close()
+        busy.collect(work)
+        after = server.status()["models"][0]
+    assert after["expired"] == before["expired"] + 1
+    assert after["points"] <= before["points"] + 640
+
+
+def test_only_what_is_late_is_answered_elsewhere():
+    """Two evaluations under way: the time of the first is over, the second is sent again and answered in time."""
+    with running(SLOW) as server, server.surrogate(SLOW, deadline=1.5, local=serving_models.neo_hookean) as remote:
+        processes = (server.process.pid, server.pid)
+        with stopped(*processes):
+            first = remote.submit(GRADIENT, None, 1.0)
+            time.sleep(1.2)
+            second = remote.submit(GRADIENT, None, 1.0)
+            timer = threading.Timer(0.4, resume, (processes,))
+            timer.start()
+            assert_right(remote.collect(first))
+            timer.join()
+            assert_right(remote.collect(second))
+        counts = remote.ledger.counts
+        assert counts["server/missed deadlines"] == 1
+        assert counts["server/local points"] == len(GRADIENT)
+
+
+def test_a_deadline_is_a_time(server):
+    with pytest.raises(ContractError, match="deadline must be a time above 0 s"):
+        server.surrogate(deadline=0.0)
 
 
 # ---- started on demand -----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from tests import serving_models
 from tests.serving_processes import MODELS, NEO_HOOKEAN, SLOW, Running, kill, running, short_folder
 
 comm = MPI.COMM_WORLD
-pytestmark = [pytest.mark.mpi, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.mpi, pytest.mark.four_ranks, pytest.mark.timeout(60)]
 LOCAL = serving_models.neo_hookean()
 
 

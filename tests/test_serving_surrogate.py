@@ -10,6 +10,7 @@ from coupling.closed_forms import StretchNeoHookean
 from coupling.conformance import assert_conforms
 from coupling.errors import ContractError, ServerAddressError, ServerError, ServerRefusedError, ServerUnavailableError
 from coupling.serving import CollectiveSurrogate, RemoteSurrogate
+from coupling.serving.evaluation import Part, halves
 from coupling.serving.models import probes
 from tests import serving_models
 from tests.serving_processes import MODELS, NEO_HOOKEAN, SLOW, running
@@ -127,6 +128,29 @@ def test_a_model_without_its_usual_results_fails(server):
         assert remote.evaluate(probes(LOCAL.spec, 2), None, 1.0).energy is not None
         with pytest.raises(ServerError, match="at some times and not at others"):
             remote.evaluate(probes(LOCAL.spec, 1), None, 1.0)
+
+
+@pytest.mark.parametrize("name", ["Hungry", "HungryOnADevice"])
+def test_where_memory_does_not_suffice_batches_are_halved(name):
+    gradient = probes(LOCAL.spec, 2000, 0.05)
+    expected = LOCAL.evaluate(gradient, None, 1.0)
+    with running(MODELS + name) as server, server.surrogate(MODELS + name) as remote:
+        for _ in range(3):
+            answer = remote.evaluate(gradient, None, 1.0)
+            np.testing.assert_allclose(answer.flux, expected.flux, rtol=1e-13)
+            np.testing.assert_allclose(answer.tangent, expected.tangent, rtol=1e-13)
+        (model,) = server.status()["models"]
+    assert model["failed"] == 0
+    assert "<16" in model["batch_sizes"]
+
+
+def test_halves_keep_every_row():
+    parts = [Part(None, 0, 5), Part(None, 3, 4), Part(None, 0, 7)]
+    for points in range(14):
+        first, second = halves(parts, points)
+        rows = [(p.start, p.stop) for p in first], [(p.start, p.stop) for p in second]
+        assert [sum(b - a for a, b in r) for r in rows] == [min(points, 13), max(0, 13 - points)]
+        assert all(b > a for r in rows for a, b in r)
 
 
 def test_large_requests_do_not_starve_small_ones(server):

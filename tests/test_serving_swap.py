@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from coupling.errors import ContractError, ServerRefusedError
 from coupling.serving import Breaker, ask
-from coupling.serving.models import probes
+from coupling.serving.loading import fingerprint, load_with_fingerprint
+from coupling.serving.models import ModelTable, prepare, probes
+from surrogates import EnergySurrogate, save_model
 from tests import serving_models
 from tests.serving_processes import MODELS, NEO_HOOKEAN, running, wait_for
 
@@ -117,8 +120,6 @@ def test_versions_survive_the_death_of_the_server(server):
 
 def test_a_folder_with_other_files_is_another_version(tmp_path):
     """A model trained anew into the same folder is not mistaken for the one that is being served."""
-    from surrogates import save_model
-
     folder, answers = tmp_path / "model", []
     with running(NEO_HOOKEAN) as server:
         for widths in ((8,), (16,), (8,)):
@@ -142,3 +143,62 @@ def test_a_thousand_swaps_leave_nothing_behind(server):
         versions = server.status()["models"][0]["versions"]
     assert [v["number"] for v in versions] == [1, 1000, 1001]
     assert memory[-1] - memory[1] < 4 << 20
+
+
+# ---- model folders that are exchanged --------------------------------------------------------------------------------
+
+
+@contextmanager
+def exchanging(folder, models):
+    """Save the models into one folder in turn, as fast as can be, while the block runs."""
+    done, saved = threading.Event(), list[int]()
+
+    def exchange():
+        while not done.is_set():
+            save_model(models[len(saved) % len(models)], folder)
+            saved.append(1)
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        yield saved
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_what_is_loaded_from_a_folder_under_exchange_is_what_its_fingerprint_says(tmp_path):
+    models = [serving_models.energy_network(widths=(w,)) for w in (4, 8)]
+    known, seen = dict[str, list[int]](), set[str]()
+    for model in models:
+        save_model(model, tmp_path / "model")
+        known[fingerprint(str(tmp_path / "model"))] = model.potential.architecture["layers"]
+    with exchanging(tmp_path / "model", models) as saved:
+        while len(saved) < 40 or len(seen) < 2:
+            closure, print_ = load_with_fingerprint(str(tmp_path / "model"), "cpu")
+            assert isinstance(closure, EnergySurrogate)
+            assert closure.potential.architecture["layers"] == known[print_]
+            seen.add(print_)
+
+
+def test_clients_of_a_folder_under_exchange_get_one_of_its_models(tmp_path):
+    models = [serving_models.energy_network(widths=(w,)) for w in (4, 8)]
+    answers = [model.evaluate(GRADIENT[:64], None, 1.0).flux for model in models]
+    save_model(models[0], tmp_path / "model")
+    with running(NEO_HOOKEAN) as server, exchanging(tmp_path / "model", models):
+        for _ in range(10):
+            with server.surrogate(tmp_path / "model") as remote:
+                flux = remote.evaluate(GRADIENT[:64], None, 1.0).flux
+            assert same(flux, answers[0]) or same(flux, answers[1])
+
+
+def test_after_a_death_other_files_are_another_version(tmp_path):
+    folder = str(tmp_path / "model")
+    save_model(serving_models.energy_network(widths=(4,)), folder)
+    before, after = ModelTable(), ModelTable()
+    before.add("m", prepare(folder, 1, "cpu"))
+    save_model(serving_models.energy_network(widths=(8,)), folder)
+    assert after.restore(before.plan(), "cpu") == []
+    (version,) = after.models["m"].versions.values()
+    assert (version.number, after.models["m"].current) == (2, 2)
+    assert version.fingerprint == fingerprint(folder)

@@ -11,6 +11,7 @@ from coupling import ClosureSpec, ContractError, Response, Status, StepError
 from coupling.closed_forms import Conduction, FailingClosure
 from coupling.contract import check_arguments
 from solver_adapters.fenicsx import ClosureFlux, load_steps
+from solver_adapters.macro.facet_points import FacetPoints
 from tests.test_fenicsx_adapter import Recording, largest, measure, problem_of, same_everywhere, side, square
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
@@ -103,7 +104,7 @@ def test_radiation_and_film(cell):
     assert largest(difference) < 1e-11 * 600
     assert largest(in_ufl.theta.x.array - 600.0) > 50.0
     points = by_closure.flux.points
-    x = fem.Expression(ufl.SpatialCoordinate(points.mesh), points.reference).eval(points.mesh, points.entities)
+    x = points.values(fem.Expression(ufl.SpatialCoordinate(points.mesh), points.reference))
     np.testing.assert_allclose(points.coordinates().ravel(), x.ravel(), atol=1e-14)
 
 
@@ -202,12 +203,9 @@ def test_corner_cells_have_values_of_their_own_on_each_facet():
 
 def test_facets_as_a_list_of_cells_and_local_facets():
     domain = square()
-    by_tags = boundary(domain)
-    theta = fem.Function(fem.functionspace(domain, ("P", 1)))
-    tagged = ClosureFlux(theta, Radiation(1.0, 0.0), by_tags(2))
-    listed = ufl.Measure("ds", domain=domain, subdomain_data=[(7, tagged.points.entities)])(7, degree=4)
-    points = ClosureFlux(theta, Radiation(1.0, 0.0), listed).points
-    np.testing.assert_array_equal(points.entities, tagged.points.entities)
+    tagged = FacetPoints(domain, boundary(domain)(2))
+    listed = ufl.Measure("ds", domain=domain, subdomain_data=[(7, tagged.entities)])(7, degree=4)
+    np.testing.assert_array_equal(FacetPoints(domain, listed).entities, tagged.entities)
 
 
 def test_a_failing_point_cuts_back_everywhere_and_is_named():

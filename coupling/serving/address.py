@@ -7,6 +7,7 @@ who the other is.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import socket
 import stat
@@ -25,10 +26,15 @@ _BACKLOG = 1024
 def node_address(device: str = "auto") -> str:
     """Address of this user's server for a device on this node, in a folder that only the user can enter.
 
+    Processes that see different GPUs (CUDA_VISIBLE_DEVICES) mean different ones by the same name, and have servers of
+    their own.
+
     Raises:
         ServerAddressError: where there is no such folder and none can be made.
     """
-    return str(runtime_folder() / f"server-{PROTOCOL}-{device.replace(':', '')}.sock")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device != "cpu" else ""
+    seen = f"-{hashlib.sha256(visible.encode()).hexdigest()[:8]}" if visible else ""
+    return str(runtime_folder() / f"server-{PROTOCOL}-{device.replace(':', '')}{seen}.sock")
 
 
 def runtime_folder() -> Path:
@@ -82,9 +88,7 @@ def connect(address: str, timeout: float) -> socket.socket:
     name = socket_name(address)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        wait = struct.pack("ll", int(timeout), int(timeout % 1.0 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        set_timeout(sock, timeout)
         sock.connect(name)
     except OSError as error:
         sock.close()
@@ -93,6 +97,13 @@ def connect(address: str, timeout: float) -> socket.socket:
         sock.close()
         raise ServerAddressError(f"the server at {address} belongs to another user: give the address of one of yours")
     return sock
+
+
+def set_timeout(sock: socket.socket, timeout: float) -> None:
+    """Have the kernel give up sending and receiving after so many seconds (of 1 µs or more: 0 means never)."""
+    wait = struct.pack("ll", int(timeout), max(1, int(timeout % 1.0 * 1e6)))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
 
 
 def peer(sock: socket.socket) -> tuple[int, int]:

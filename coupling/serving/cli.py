@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ def serve(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:K")] = "auto",
     socket: Annotated[str | None, typer.Option(help=f"path or @NAME; default: {VARIABLE}, or the node's")] = None,
+    precision: Annotated[str, typer.Option(help="float64, or float32 where the model's card allows it")] = "float64",
     threads: Annotated[int, typer.Option(min=1, help="for the numerical libraries")] = 1,
     linger: Annotated[float, typer.Option(min=0, max=100, help="µs that a batch waits for more clients")] = 0.0,
     idle: Annotated[float | None, typer.Option(help="stop after so many seconds without a client")] = None,
@@ -51,11 +53,8 @@ def serve(
             return
         named = dict(_named(text) for text in models or [])
         path = None if log is None else str(log)
-        _run(
-            Settings(
-                address, named, device, threads, idle=idle, linger=1e-6 * linger, hang=hang, log=path, metrics=metrics
-            )
-        )
+        where = Settings(address, named, device, precision, threads, log=path, metrics=metrics)
+        _run(replace(where, idle=idle, linger=1e-6 * linger, hang=hang))
     except ServerError as error:
         _console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(1) from error

@@ -49,6 +49,9 @@ class Desk(Protocol):
 class Client:
     """One connection. Whatever it sends has consequences for itself alone.
 
+    ``receive`` deals with the next packet; it raises Gone or OSError where there is nobody to answer to, and
+    BlockingIOError where there is no packet.
+
     A slot is served once at a time, so what a client can have in the queue is bounded by its segment. One that does not
     read its replies has left.
     """
@@ -59,22 +62,10 @@ class Client:
         self.model: Model | None = None
         self.version: Version | None = None
         self.segment: Segment | None = None
+        self._unpin: Callable[[], None] = _nothing
         self._busy: set[int] = set()
-        self._receive: Callable[[], None] = self._receive_hello
+        self.receive: Callable[[], None] = self._receive_hello
         self._buffer = memoryview(bytearray(REQUEST_BYTES + 1))
-
-    def receive(self) -> None:
-        """Deal with one packet.
-
-        Raises:
-            Gone: where there is nobody to answer to.
-        """
-        try:
-            self._receive()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise Gone(str(error)) from error
 
     def send(self, packet: bytes) -> None:
         """Send a packet, without waiting.
@@ -95,7 +86,7 @@ class Client:
         """Assign the client a version, and tell it what that is."""
         self.model = model
         self.hold(version)
-        self._receive = self._receive_segment
+        self.receive = self._receive_segment
         self.send(
             pack_json(
                 {
@@ -106,6 +97,7 @@ class Client:
                     "current": model.current,
                     "fingerprint": version.fingerprint,
                     "optional": version.optional,
+                    "slot_bytes": version.evaluator.slot_bytes,
                     "spec": spec_as_json(version.evaluator.spec),
                     "server": os.getpid(),
                 }
@@ -125,6 +117,7 @@ class Client:
     def close(self) -> None:
         """Let go of everything."""
         self.hold(None)
+        self._unpin()
         self.segment = None
         self.sock.close()
 
@@ -146,12 +139,12 @@ class Client:
             got = "no JSON" if message is None else repr(message.get("protocol"))
             self.refuse(ServerRefusedError(f"this server speaks version {PROTOCOL} of the protocol, got {got:.40}"))
             return
-        self._receive = self._receive_nothing
+        self.receive = self._receive_nothing
         self._desk.hello(self, message)
 
     def expect_hello(self) -> None:
         """Take another first message: the last one could not be granted."""
-        self._receive = self._receive_hello
+        self.receive = self._receive_hello
 
     def _receive_nothing(self) -> None:
         if not self.sock.recv(1):
@@ -171,8 +164,14 @@ class Client:
             _close(descriptors)
         if self.version.initial_state is not None:
             self.segment.slots[0].new_state[:1] = self.version.initial_state  # type: ignore[index]
-        self._receive = self._receive_request
+        self._pin(self.segment, self.version)
+        self.receive = self._receive_request
         self.send(pack_json({"ok": True}))
+
+    def _pin(self, segment: Segment, version: Version) -> None:
+        """Prepare the segment for the version that will use it."""
+        self._unpin()
+        self._unpin = version.evaluator.pin(segment.memory)
 
     def _receive_request(self) -> None:
         size = self.sock.recv_into(self._buffer)
@@ -214,6 +213,8 @@ class Client:
             self._answer(Code.NO_SUCH_VERSION, request, why)
             return
         self.hold(version)
+        assert self.segment is not None
+        self._pin(self.segment, version)
         self._answer(Code.DONE, request, version.fingerprint)
 
     def _answer(self, code: Code, request: Request, text: str) -> None:
@@ -224,6 +225,10 @@ class Client:
 def spec_as_json(spec: ClosureSpec) -> dict[str, Any]:
     """A specification for JSON; ``ClosureSpec`` of the values, lists made tuples, is the specification again."""
     return dict(vars(spec))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _close(descriptors: list[int]) -> None:

@@ -16,7 +16,7 @@ class CollectiveSurrogate:
     """
 
     def __init__(self, inner: Closure, comm: Any) -> None:
-        self.inner, self.comm, self.spec = inner, comm, inner.spec
+        self.inner, self.collective, self.spec = inner, comm, inner.spec
 
     def initial_state(self, n: int) -> Array | None:
         """The inner surrogate's."""
@@ -24,4 +24,4 @@ class CollectiveSurrogate:
 
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """The inner surrogate's answer, or an error on every rank."""
-        return together(self.comm, lambda: self.inner.evaluate(gradient, state, dt, hint))
+        return together(self.collective, lambda: self.inner.evaluate(gradient, state, dt, hint))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,14 +37,68 @@ class Evaluator(Protocol):
         """Points that one call takes at most."""
         ...
 
+    @property
+    def slot_bytes(self) -> int:
+        """Size of slots that suits it."""
+        ...
+
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         """Evaluate the parts, together no more than a batch. Whatever the model raises comes through."""
         ...
+
+    def pin(self, memory: mmap.mmap) -> Callable[[], None]:
+        """Prepare a client's memory for what is to come; the result undoes that, before the memory is unmapped."""
+        ...
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """What a closure has as its attribute ``on_device`` where it need not be given arrays that lie together.
+
+    A closure without state, all of whose responses have uncertainty and energy.
+    """
+
+    @property
+    def batch(self) -> int:
+        """Points that are worth being evaluated in one call."""
+        ...
+
+    def evaluate_into(self, gradients: Sequence[Array], responses: Sequence[Response]) -> None:
+        """Fill the arrays of each response with those at its gradients."""
+        ...
+
+    def pin(self, memory: mmap.mmap) -> Callable[[], None]:
+        """As :meth:`Evaluator.pin`."""
+        ...
+
+
+class DeviceEvaluator:
+    """Has a device read gradients from the slots and write results into them.
+
+    What a client writes meanwhile makes no difference: the device has copied its input before it looks at it.
+    """
+
+    slot_bytes = 1 << 22
+
+    def __init__(self, spec: ClosureSpec, on_device: OnDevice) -> None:
+        self.spec, self.batch, self._on_device = spec, on_device.batch, on_device
+        self.pin = on_device.pin
+
+    def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
+        """Hand over the rows."""
+        gradients = [part.slot.gradient[part.start : part.stop] for part in parts]
+        self._on_device.evaluate_into(gradients, [_rows(part.slot, slice(part.start, part.stop)) for part in parts])
+
+
+def _rows(slot: Slot, rows: slice) -> Response:
+    flux, tangent, status = slot.flux[rows], slot.tangent[rows], slot.status[rows]
+    return Response(flux, tangent, status, uncertainty=slot.uncertainty[rows], energy=slot.energy[rows])
 
 
 class HostEvaluator:
     """Evaluates closures that take and give arrays in host memory, on whatever device they compute.
 
+    Where memory does not suffice for a batch, it is evaluated in halves, and later ones are no larger than these.
     Inputs are copied before the model sees them: a client that writes into its slot meanwhile deceives nobody's checks.
 
     Args:
@@ -51,6 +106,8 @@ class HostEvaluator:
         batch: points that it gets at once at most.
         optional: flags of the optional results that it always has.
     """
+
+    slot_bytes = 1 << 19
 
     def __init__(self, closure: Closure, batch: int, optional: int) -> None:
         self.closure, self.spec, self.batch, self._optional = closure, closure.spec, batch, optional
@@ -60,7 +117,24 @@ class HostEvaluator:
         self._hint = np.empty((batch, s)) if s else None
 
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
-        """Gather, evaluate, scatter."""
+        """Gather, evaluate, scatter; in halves where memory does not suffice."""
+        points = sum(part.stop - part.start for part in parts)
+        try:
+            self._evaluate(parts, dt, hint)
+            return
+        except Exception as error:
+            if points == 1 or not out_of_memory(error):
+                raise
+        # what the error holds on to has been released
+        self.batch = min(self.batch, (points + 1) // 2)
+        for half in halves(parts, self.batch):
+            self.evaluate(half, dt, hint)
+
+    def pin(self, memory: mmap.mmap) -> Callable[[], None]:
+        """Nothing to prepare."""
+        return _nothing
+
+    def _evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         n = 0
         for part in parts:
             n = self._gather(part, n, hint)
@@ -71,16 +145,36 @@ class HostEvaluator:
             raise ContractError("the model states uncertainty or energy at some times and not at others")
         row = 0
         for part in parts:
-            row = _scatter(response, row, part)
+            row = _scatter(response, row, part.slot.rows(part.start, part.stop))
 
     def _gather(self, part: Part, n: int, hint: bool) -> int:
-        rows, end = slice(part.start, part.stop), n + part.stop - part.start
-        self._gradient[n:end] = part.slot.gradient[rows]
-        if self._state is not None and part.slot.state is not None:
-            self._state[n:end] = part.slot.state[rows]
-        if hint and self._hint is not None and part.slot.hint is not None:
-            self._hint[n:end] = part.slot.hint[rows]
+        rows, end = part.slot.rows(part.start, part.stop), n + part.stop - part.start
+        self._gradient[n:end] = rows.gradient
+        if self._state is not None and rows.state is not None:
+            self._state[n:end] = rows.state
+        if hint and self._hint is not None and rows.hint is not None:
+            self._hint[n:end] = rows.hint
         return end
+
+
+def _nothing() -> None:
+    pass
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: as Python and NumPy say it, or a device's library (``OutOfMemoryError``)."""
+    return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+
+
+def halves(parts: Sequence[Part], points: int) -> tuple[list[Part], list[Part]]:
+    """The first ``points`` rows of the parts, and the others."""
+    first, second = list[Part](), list[Part]()
+    for part in parts:
+        cut = min(part.stop, part.start + points)
+        points -= cut - part.start
+        first += [Part(part.slot, part.start, cut)] * (cut > part.start)
+        second += [Part(part.slot, cut, part.stop)] * (part.stop > cut)
+    return first, second
 
 
 def optional_results(spec: ClosureSpec, response: Response, n: int) -> int:
@@ -113,16 +207,16 @@ def _check_shape(rows: Array | None, shape: tuple[int, ...]) -> None:
         raise ContractError(f"an array of the model's response must be of shape {shape}, got {got}")
 
 
-def _scatter(response: Response, row: int, part: Part) -> int:
-    end, slot = row + part.stop - part.start, part.slot
-    from_, to = slice(row, end), slice(part.start, part.stop)
-    slot.flux[to] = response.flux[from_]
-    slot.tangent[to] = response.tangent[from_]
-    slot.status[to] = response.status[from_]
+def _scatter(response: Response, row: int, slot: Slot) -> int:
+    """Copy the rows of a response from ``row`` on that the slot has room for; the row after them."""
+    end = row + len(slot.status)
+    slot.flux[:] = response.flux[row:end]
+    slot.tangent[:] = response.tangent[row:end]
+    slot.status[:] = response.status[row:end]
     if response.uncertainty is not None:
-        slot.uncertainty[to] = response.uncertainty[from_]
+        slot.uncertainty[:] = response.uncertainty[row:end]
     if response.energy is not None:
-        slot.energy[to] = response.energy[from_]
+        slot.energy[:] = response.energy[row:end]
     if response.state is not None and slot.new_state is not None:
-        slot.new_state[to] = response.state[from_]
+        slot.new_state[:] = response.state[row:end]
     return end

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import socket
 import time
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any
 
 from coupling.contract import ClosureSpec
 from coupling.errors import ServerRefusedError, ServerUnavailableError
-from coupling.serving.address import connect
+from coupling.serving.address import connect, set_timeout
 from coupling.serving.frames import (
     LARGEST_PACKET,
     LONGEST_TEXT,
@@ -34,7 +36,7 @@ class Wanted:
         model: its name.
         source: to load it from where the server does not have it, None where that is not wanted.
         version: its number, None for the current one.
-        fingerprint: what it has to be, None for whatever is served.
+        fingerprint: what it is to be where the server has that, else what the source is now; None for the current one.
     """
 
     model: str
@@ -58,8 +60,8 @@ class Link:
     """
 
     def __init__(self, address: str, wanted: Wanted, timeout: float, loading: float) -> None:
-        self.address, self.timeout = address, timeout
-        self._sock = connect(address, timeout)
+        self.address, self.timeout, self._patience = address, timeout, min(timeout, loading)
+        self._sock = connect(address, min(timeout, loading))
         self._buffer = memoryview(bytearray(REPLY_BYTES + LONGEST_TEXT))
         try:
             welcome = self._exchange({"protocol": PROTOCOL, "want": "model", **vars(wanted)}, loading)
@@ -70,7 +72,8 @@ class Link:
             self.fingerprint: str = welcome["fingerprint"]
             self.optional = int(welcome["optional"])
             self.server: int = welcome["server"]
-            self.segment = self._share(Layout.fitting(self.spec))
+            self.segment = self._share(Layout.fitting(self.spec, slot_bytes=int(welcome["slot_bytes"])))
+            set_timeout(self._sock, timeout)
             first = self.segment.slots[0].new_state
             self.initial_state = None if first is None else first[0].copy()
         except (KeyError, TypeError) as error:
@@ -91,12 +94,17 @@ class Link:
         except OSError as error:
             raise self._lost(error) from error
 
-    def reply(self) -> Reply:
+    def reply(self, patience: float = math.inf) -> Reply:
         """The next reply, waiting for it.
+
+        Args:
+            patience: seconds to wait at most; never more than the time after which the server counts as hanging.
 
         Raises:
             ServerUnavailableError: where the server has gone, or does not answer in time.
         """
+        if patience < self.timeout and not self._ready(patience):
+            raise ServerUnavailableError(f"the server at {self.address} gave no answer before the deadline")
         try:
             size = self._sock.recv_into(self._buffer)
         except OSError as error:
@@ -106,6 +114,12 @@ class Link:
             raise self._lost(None)
         return reply
 
+    def _ready(self, patience: float) -> bool:
+        """Whether there is something to receive within so many seconds, the end of the connection included."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(max(0.0, 1e3 * patience)))
+
     def close(self) -> None:
         """Leave."""
         self._sock.close()
@@ -114,7 +128,7 @@ class Link:
         segment, descriptor = create(layout)
         try:
             message = {"slots": layout.slots, "capacity": layout.capacity, "bytes": layout.bytes}
-            self._exchange(message, self.timeout, [descriptor])
+            self._exchange(message, self._patience, [descriptor])
         finally:
             os.close(descriptor)
         return segment

@@ -17,9 +17,9 @@ Outcome: TypeAlias = Version | ModelError
 class Loader:
     """A thread that prepares versions, one at a time; the loop watches ``descriptor`` and does what follows."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, precision: str) -> None:
         self.descriptor, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._device = device
+        self._where = (device, precision)
         self._pool = ThreadPoolExecutor(1, "loader")
         self._under_way: dict[str, Future[Version]] = {}
         self._ended: deque[Callable[[], None]] = deque()
@@ -36,7 +36,7 @@ class Loader:
         """Prepare a version, once for all that ask under the same key meanwhile, and pass it to ``then``."""
         future = self._under_way.get(key)
         if future is None:
-            future = self._pool.submit(prepare, source, number, self._device, like=like, tolerance=tolerance)
+            future = self._pool.submit(prepare, source, number, *self._where, like=like, tolerance=tolerance)
             self._under_way[key] = future
         future.add_done_callback(lambda ended: self._finish(key, ended, then))
 

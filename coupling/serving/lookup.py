@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
 
-from coupling.errors import ServerUnavailableError
+from coupling.errors import ServerRefusedError, ServerUnavailableError
 from coupling.serving.address import VARIABLE, node_address
 from coupling.serving.link import Link, Wanted
 from coupling.serving.loading import canonical, fingerprint, is_folder
@@ -53,22 +54,29 @@ class Lookup:
         wanted = Wanted(self.model, self.source, version, print_)
         return self._link(wanted, 0.0 if self._given else self._start_timeout)
 
-    def link(self, *, version: int | None = None, fingerprint: str | None = None) -> Link:
+    def link(self, *, version: int | None = None, fingerprint: str | None = None, patience: float = math.inf) -> Link:
         """A link to that version, or the one of that fingerprint, from a server that may still have to be replaced.
 
         Raises:
-            As :meth:`first_link`, after ``start_timeout``.
+            As :meth:`first_link`, after ``patience`` seconds or ``start_timeout``.
         """
-        return self._link(Wanted(self.model, self.source, version, fingerprint), self._start_timeout)
+        wanted = Wanted(self.model, self.source, version, fingerprint)
+        link = self._link(wanted, min(patience, self._start_timeout), limited=patience < self._start_timeout)
+        if fingerprint not in (None, link.fingerprint):
+            link.close()
+            raise ServerRefusedError(f"{self.model} is not served in version {fingerprint}: it holds another model now")
+        return link
 
-    def _link(self, wanted: Wanted, patience: float) -> Link:
+    def _link(self, wanted: Wanted, patience: float, limited: bool = False) -> Link:
+        """A link, tried for so many seconds; where that is ``limited``, starting and loading may not take more."""
         end = time.monotonic() + patience
         while True:
             left = max(end - time.monotonic(), _PAUSE)
+            loading = left if limited else max(self._start_timeout, self._timeout)
             try:
                 if self._given is None:
-                    ensure_running(self._settings(), left)
-                return Link(self.address, wanted, self._timeout, max(self._start_timeout, self._timeout))
+                    ensure_running(self._settings(), self._start_timeout if limited else left, left)
+                return Link(self.address, wanted, self._timeout, loading)
             except ServerUnavailableError:
                 if time.monotonic() > end:
                     raise

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from coupling.serving.report import report
-
-if TYPE_CHECKING:
-    from coupling.serving.server import Server
+from coupling.serving.report import Reported, report
 
 _COUNTERS = ("requests", "points", "batches", "failed", "expired", "compute_seconds")
 
@@ -19,7 +16,7 @@ _COUNTERS = ("requests", "points", "batches", "failed", "expired", "compute_seco
 class Collector:
     """The numbers of :func:`coupling.serving.report.report` as metric families."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Reported) -> None:
         self._server = server
 
     def collect(self) -> Iterator[Metric]:
@@ -38,7 +35,7 @@ class Collector:
         yield latency
 
 
-def export(server: Server, port: int) -> None:
+def export(server: Reported, port: int) -> None:
     """Answer Prometheus at that port of this machine's loopback, from a thread."""
     registry = CollectorRegistry()
     registry.register(Collector(server))

@@ -7,6 +7,7 @@ mixture. A version is forgotten when it is neither current nor the one before, a
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +16,18 @@ import numpy as np
 
 from coupling.contract import Array, Closure, ClosureSpec, check_response, finite_rows, usable
 from coupling.errors import ModelError, ServerRefusedError
-from coupling.serving.evaluation import Evaluator, HostEvaluator, optional_results
-from coupling.serving.loading import fingerprint, load
+from coupling.serving.evaluation import (
+    DeviceEvaluator,
+    Evaluator,
+    HostEvaluator,
+    OnDevice,
+    optional_results,
+    out_of_memory,
+)
+from coupling.serving.loading import load_with_fingerprint
 from coupling.serving.statistics import Statistics
 
-BATCH = {"cpu": 1024, "cuda": 65_536}
+BATCH = {"cpu": 2048, "cuda": 65_536}
 """Points that one call of a model gets at most, for models without an attribute ``batch``. Models cut them further to
 what fits a cache; here they bound what a client has to wait for others, and hide the cost of a call."""
 
@@ -97,7 +105,13 @@ class Model:
 
 
 def prepare(
-    source: str, number: int, device: str, *, like: Version | None = None, tolerance: float | None = None
+    source: str,
+    number: int,
+    device: str,
+    precision: str = "float64",
+    *,
+    like: Version | None = None,
+    tolerance: float | None = None,
 ) -> Version:
     """A version loaded, warmed up and validated.
 
@@ -105,21 +119,36 @@ def prepare(
         source: see :mod:`coupling.serving.loading`.
         number: of the version.
         device: where it computes.
+        precision: in which, for model folders.
         like: the version it is to replace: the specification must be the same.
         tolerance: largest relative difference of the flux to that version, at gradients around the reference.
 
     Raises:
         ModelError: where it fails in any of this; says in what.
     """
-    print_ = fingerprint(source)
-    closure = load(source, device)
-    batch = getattr(closure, "batch", None) or BATCH[device.partition(":")[0]]
-    optional = _warm_up(source, closure, batch)
-    flux = closure.evaluate(probes(closure.spec, 64), closure.initial_state(64), 1.0).flux
+    gc.collect()  # versions that nobody uses any more, whose memory a device may need
+    closure, print_ = load_with_fingerprint(source, device, precision)
+    on_device = getattr(closure, "on_device", None)
+    batch = getattr(on_device or closure, "batch", None) or BATCH[device.partition(":")[0]]
+    optional, batch = _warmed_up(source, closure, batch)
+    flux = _probe_flux(closure, batch)
     if like is not None:
         _validate(source, closure.spec, flux, like, tolerance)
-    evaluator = HostEvaluator(closure, batch, optional)
+    evaluator: Evaluator = HostEvaluator(closure, batch, optional)
+    if isinstance(on_device, OnDevice):
+        evaluator = DeviceEvaluator(closure.spec, on_device)
     return Version(number, source, print_, evaluator, optional, flux, closure.initial_state(1))
+
+
+def _warmed_up(source: str, closure: Closure, batch: int) -> tuple[int, int]:
+    """Which optional results the model has, and the size of a batch, halved until memory suffices for it."""
+    while True:
+        try:
+            return _warm_up(source, closure, batch), batch
+        except ModelError as error:
+            if batch == 1 or error.__cause__ is None or not out_of_memory(error.__cause__):
+                raise
+        batch = (batch + 1) // 2
 
 
 def _warm_up(source: str, closure: Closure, batch: int) -> int:
@@ -136,6 +165,12 @@ def _warm_up(source: str, closure: Closure, batch: int) -> int:
         if not good[0] or not finite_rows(response)[good].all():
             raise ModelError(f"{source} has no usable answer in the reference state, or numbers that are not finite")
     return flags
+
+
+def _probe_flux(closure: Closure, batch: int, n: int = 64) -> Array:
+    gradient, step = probes(closure.spec, n), min(batch, n)
+    parts = [gradient[a : a + step] for a in range(0, n, step)]
+    return np.concatenate([closure.evaluate(g, closure.initial_state(len(g)), 1.0).flux for g in parts])
 
 
 def _validate(source: str, spec: ClosureSpec, flux: Array, like: Version, tolerance: float | None) -> None:
@@ -188,21 +223,31 @@ class ModelTable:
                 "current": m.current,
                 "previous": m.previous,
                 "newest": m.newest,
-                "versions": {str(v.number): v.source for v in m.versions.values()},
+                "versions": {
+                    str(v.number): {"source": v.source, "fingerprint": v.fingerprint} for v in m.versions.values()
+                },
             }
             for m in self.models.values()
         ]
 
-    def restore(self, plan: list[dict[str, Any]], device: str) -> list[ModelError]:
-        """Load what a plan says; what cannot be loaded any more is returned as errors and left out."""
+    def restore(self, plan: list[dict[str, Any]], device: str, precision: str = "float64") -> list[ModelError]:
+        """Load what a plan says; what cannot be loaded any more is returned as errors and left out.
+
+        A version whose files are no longer those of the plan is another version, and gets the next number.
+        """
         errors = []
         for entry in plan:
             model = Model(entry["name"], newest=entry["newest"], previous=entry["previous"])
-            for number, source in entry["versions"].items():
+            for number, known in entry["versions"].items():
                 try:
-                    model.versions[int(number)] = prepare(source, int(number), device)
+                    version = prepare(known["source"], int(number), device, precision)
                 except ModelError as error:
                     errors.append(error)
+                    continue
+                if known["fingerprint"] not in (None, version.fingerprint):
+                    model.newest += 1
+                    version.number = model.newest
+                model.versions[version.number] = version
             if model.versions:
                 current = entry["current"]
                 model.current = current if current in model.versions else max(model.versions)

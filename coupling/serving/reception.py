@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from coupling.errors import ModelError, ServerRefusedError
 from coupling.serving.client import Client
 from coupling.serving.frames import pack_json
 from coupling.serving.loader import Loader, Outcome
 from coupling.serving.loading import canonical
+from coupling.serving.log import Log
 from coupling.serving.models import Model, Version
-from coupling.serving.report import report
+from coupling.serving.report import Reported, report
 
-if TYPE_CHECKING:
-    from coupling.serving.server import Server
+
+class House(Reported, Protocol):
+    """The server that a reception works for."""
+
+    log: Log
+
+    def serve(self, client: Client, action: Callable[[], None]) -> None:
+        """Do something for a client, if it is still there."""
+        ...
+
+    def stop(self) -> None:
+        """End after the batch in progress."""
+        ...
 
 
 class Reception:
     """Grants or refuses the wishes "model", "status", "swap", "rollback" and "stop"."""
 
-    def __init__(self, server: Server, loader: Loader) -> None:
+    def __init__(self, server: House, loader: Loader) -> None:
         self._server, self._loader = server, loader
         self._wishes = {
             "model": self._model,
@@ -66,8 +79,9 @@ class Reception:
         self._server.serve(client, lambda: self._welcome(client, message, outcome))
 
     def _welcome(self, client: Client, message: dict[str, Any], outcome: Outcome) -> None:
+        """Grant what has been loaded: a folder may hold other files by now than when the client looked."""
         if isinstance(outcome, Version):
-            self.receive(client, {**message, "source": None})
+            self.receive(client, {**message, "source": None, "fingerprint": outcome.fingerprint})
         else:
             client.refuse(outcome)
             client.expect_hello()

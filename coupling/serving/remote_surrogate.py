@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from coupling.contract import Array, Closure, ClosureSpec, Response, check_argum
 from coupling.errors import ContractError, ServerError, ServerRefusedError, ServerUnavailableError
 from coupling.ledger import Ledger
 from coupling.serving.breaker import Breaker
-from coupling.serving.exchange import Exchange, Ticket
-from coupling.serving.frames import ENERGY, UNCERTAINTY
+from coupling.serving.exchange import NEVER, Exchange, Ticket, empty_response
 from coupling.serving.link import Link
+from coupling.serving.local_copy import LocalCopy
 from coupling.serving.lookup import Lookup
 
 
@@ -36,12 +36,14 @@ class RemoteSurrogate:
     Where the server dies or hangs, at any moment, the surrogate connects to its successor, and asks again for what was
     not yet answered, for the same version (by fingerprint). Where that fails, it evaluates its ``local`` copy. Where
     there is none, ``evaluate`` raises, and :class:`coupling.AcceleratedClosure` has the fine scale serve the points.
+    With a ``deadline`` all of this, the local copy's work excepted, takes no longer than that: a server that hangs or
+    has too much to do is left for the local copy, and drops the requests whose time is over.
     All of this is local to a rank: the server and a local copy compute the same numbers up to round-off, so ranks need
     not take the same way. Where they have to (a fine scale that communicates), use
     :class:`coupling.serving.CollectiveSurrogate`.
 
     Ledger: counts ``server/calls``, ``server/points``, ``server/losses``, ``server/sent again`` (points),
-    ``server/local points``; phase ``server/recovery``.
+    ``server/missed deadlines``, ``server/local points``; phase ``server/recovery``.
 
     Args:
         model: name of a model of the server, path of a model folder, or ``module:object``; the last two are loaded by
@@ -51,6 +53,7 @@ class RemoteSurrogate:
         version: to use, None for the current one.
         local: a closure with the same answers, or a function that makes one when it is needed.
         timeout: seconds without any answer after which the server counts as hanging.
+        deadline: seconds after :meth:`submit` by which there must be an answer, recovery included; None for none.
         start_timeout: seconds that a server may take to start, to be replaced, or to load the model.
         attempts: how often one call is sent before the server is considered unable to answer it.
         breaker: when to stop asking a server that keeps dying.
@@ -71,19 +74,22 @@ class RemoteSurrogate:
         version: int | None = None,
         local: Closure | Callable[[], Closure] | None = None,
         timeout: float = 10.0,
+        deadline: float | None = None,
         start_timeout: float = 60.0,
         attempts: int = 3,
         breaker: Breaker | None = None,
         ledger: Ledger | None = None,
     ) -> None:
         self._servers = Lookup(os.fspath(model), address, device, timeout, start_timeout)
-        self._local, self._attempts, self._breaker = local, attempts, breaker or Breaker()
-        self._patience = 60.0 * timeout
+        self._attempts, self._breaker = attempts, breaker or Breaker()
+        if deadline is not None and deadline <= 0.0:
+            raise ContractError(f"deadline must be a time above 0 s, or None for none, got {deadline}")
+        self._deadline = deadline
         self.ledger = Ledger() if ledger is None else ledger
-        self._local_copy: Closure | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange[Link] | None = None
         link = self._servers.first_link(version)
         self.spec: ClosureSpec = link.spec
+        self._local = None if local is None else LocalCopy(local, self.spec, self.ledger)
         self._take(link)
 
     @property
@@ -119,11 +125,10 @@ class RemoteSurrogate:
         The arrays must not be changed before that.
         """
         n = check_arguments(self.spec, gradient, state, hint)
-        ticket = Ticket(gradient, state, dt, hint, deque([(0, n)]), n)
+        deadline = NEVER if self._deadline is None else time.monotonic_ns() + int(1e9 * self._deadline)
+        ticket = Ticket(gradient, state, dt, hint, deque([(0, n)]), n, deadline)
         if n and self._exchange is not None:
-            with suppress(ServerUnavailableError):  # collect will notice, and recover
-                self._exchange.add(ticket)
-        ticket.response = self._empty_response(n)  # the server is at work meanwhile
+            self._exchange.add(ticket)
         self.ledger.count("server/calls")
         self.ledger.count("server/points", n)
         return ticket
@@ -138,12 +143,13 @@ class RemoteSurrogate:
             try:
                 if self._exchange is None:
                     raise ServerUnavailableError(f"there is no connection to the server at {self.address}")
-                self._exchange.progress()
+                self._exchange.progress(ticket.seconds_left)
             except ServerUnavailableError as error:
                 self._recover(ticket, error)
         if ticket.error is not None:
             raise ticket.error
-        assert ticket.response is not None
+        if ticket.response is None:  # no points
+            ticket.response = empty_response(self.spec, 0, self._optional)
         return ticket.response
 
     def adopt(self, version: int | None = None, comm: Any = None) -> int:
@@ -173,20 +179,9 @@ class RemoteSurrogate:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _empty_response(self, n: int) -> Response:
-        spec = self.spec
-        return Response(
-            np.empty((n, spec.m)),
-            np.empty((n, spec.m, spec.k)),
-            np.empty(n, np.int8),
-            np.empty((n, spec.state_size)) if spec.state_size else None,
-            np.empty(n) if self._optional & UNCERTAINTY else None,
-            np.empty(n) if self._optional & ENERGY else None,
-        )
-
     def _take(self, link: Link) -> None:
         self.close()
-        self._exchange = Exchange(link, self._patience)
+        self._exchange = Exchange(link)
         self.version, self._fingerprint = link.version, link.fingerprint
         self._optional, self._initial_state = link.optional, link.initial_state
         self._leave = weakref.finalize(self, link.close)
@@ -206,7 +201,8 @@ class RemoteSurrogate:
         if link.spec != self.spec:
             link.close()
             raise ServerRefusedError(f"version {link.version} has another specification: make a new RemoteSurrogate")
-        self._local_copy = self._local if isinstance(self._local, Closure) else None
+        if self._local is not None:
+            self._local.forget()
         self._take(link)
         return link.version
 
@@ -221,14 +217,18 @@ class RemoteSurrogate:
                 self._lose()
             for ticket in tickets:
                 ticket.attempts += 1
-            if not self._breaker.open and max(ticket.attempts for ticket in tickets) < self._attempts:
+            late = [ticket for ticket in tickets if ticket.seconds_left <= 0.0]
+            in_time = [ticket for ticket in tickets if ticket not in late]
+            if late:
+                self.ledger.count("server/missed deadlines", len(late))
+            if in_time and not self._breaker.open and max(ticket.attempts for ticket in in_time) < self._attempts:
                 try:
-                    self._ask_again(tickets)
-                    return
+                    self._ask_again(in_time)
+                    in_time = []
                 except ServerError as again:
                     error = again
                     self._lose()
-            for ticket in tickets:
+            for ticket in late + in_time:
                 self._answer_locally(ticket, error)
 
     def _lose(self) -> None:
@@ -237,30 +237,19 @@ class RemoteSurrogate:
         self.close()
 
     def _ask_again(self, tickets: list[Ticket]) -> None:
-        self._take(self._servers.link(fingerprint=self._fingerprint))
+        patience = min(ticket.seconds_left for ticket in tickets)
+        self._take(self._servers.link(fingerprint=self._fingerprint, patience=patience))
         assert self._exchange is not None
         self.ledger.count("server/sent again", sum(ticket.left for ticket in tickets))
         for ticket in tickets:
-            with suppress(ServerUnavailableError):  # collect will notice, and recover once more
-                self._exchange.add(ticket)
+            self._exchange.add(ticket)
 
     def _answer_locally(self, ticket: Ticket, error: ServerError) -> None:
         if self._local is None:
             ticket.error = error
             return
-        self.ledger.count("server/local points", len(ticket.gradient))
         try:
-            ticket.response = self._copy().evaluate(ticket.gradient, ticket.state, ticket.dt, ticket.hint)
+            ticket.response = self._local.evaluate(ticket.gradient, ticket.state, ticket.dt, ticket.hint)
             ticket.left = 0
         except Exception as failure:  # the caller shall get it, whatever it is
             ticket.error = failure
-
-    def _copy(self) -> Closure:
-        """The local copy, made when it is needed first."""
-        if self._local_copy is None:
-            assert self._local is not None
-            made = self._local if isinstance(self._local, Closure) else self._local()
-            if made.spec != self.spec:
-                raise ContractError(f"the local copy must have the model's specification {self.spec}, got {made.spec}")
-            self._local_copy = made
-        return self._local_copy

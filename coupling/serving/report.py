@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from coupling.serving.server import Server
+from coupling.serving.batching import FairQueue
+from coupling.serving.client import Client
+from coupling.serving.models import ModelTable
+from coupling.serving.settings import Settings
 
 
-def report(server: Server) -> dict[str, Any]:
+class Reported(Protocol):
+    """What a report is about."""
+
+    settings: Settings
+    table: ModelTable
+    clients: dict[int, Client]
+    queue: FairQueue[Client]
+    started: float
+
+
+def report(server: Reported) -> dict[str, Any]:
     """State of a server, for JSON: seconds, bytes and counts."""
     return {
         "address": server.settings.address,
         "pid": os.getpid(),
         "device": server.settings.device,
+        "precision": server.settings.precision,
         "threads": server.settings.threads,
         "uptime_seconds": time.time() - server.started,
         "memory_bytes": resident_bytes(),

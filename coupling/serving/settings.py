@@ -14,6 +14,7 @@ class Settings:
         address: where it listens (:mod:`coupling.serving.address`).
         models: sources of the models, by name, that are loaded before it is ready.
         device: "auto", "cpu" or "cuda:K".
+        precision: "float64", or "float32" for model folders whose card allows it.
         threads: that the numerical libraries may use.
         idle: seconds without a client after which it stops, None for never.
         linger: seconds that a batch waits for clients that are about to ask, at most 1e-4. Pays on a GPU.
@@ -28,6 +29,7 @@ class Settings:
     address: str
     models: dict[str, str]
     device: str = "auto"
+    precision: str = "float64"
     threads: int = 1
     idle: float | None = None
     linger: float = 0.0

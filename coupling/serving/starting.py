@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -30,25 +31,31 @@ def command(settings: Settings) -> list[str]:
     return [sys.executable, "-m", "coupling.serving", settings.as_json()]
 
 
-def ensure_running(settings: Settings, timeout: float) -> None:
+def ensure_running(settings: Settings, timeout: float, patience: float = math.inf) -> None:
     """Start the server where none answers at its address; of processes that do this at once, one starts it.
+
+    Args:
+        settings: of the server.
+        timeout: seconds after which a server that is still not there has failed to start, and is ended.
+        patience: seconds to wait at most; what has begun to start by then goes on.
 
     Raises:
         ServerAddressError: where nothing can listen there.
-        ServerUnavailableError: where it is not there after ``timeout`` seconds.
+        ServerUnavailableError: where it is not there in time.
     """
-    end = time.monotonic() + timeout
+    patience = min(patience, timeout)
+    end = time.monotonic() + patience
     while not _answers(settings.address):
         descriptor = lock(settings.address)
         if descriptor is not None:
             try:
                 if _answers(settings.address):
                     return
-                _start(settings, descriptor, max(0.0, end - time.monotonic()))
+                _start(settings, descriptor, max(0.0, end - time.monotonic()), patience < timeout)
             finally:
                 os.close(descriptor)
         if time.monotonic() > end:
-            raise ServerUnavailableError(f"no server at {settings.address} after {timeout:.0f} s: see {settings.log}")
+            raise ServerUnavailableError(f"no server at {settings.address} after {patience:.1f} s: see {settings.log}")
         time.sleep(0.005)
 
 
@@ -60,8 +67,11 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _start(settings: Settings, descriptor: int, timeout: float) -> None:
-    """Start the server with the lock it is to hold, and wait until it listens and has detached itself."""
+def _start(settings: Settings, descriptor: int, timeout: float, leave: bool) -> None:
+    """Start the server with the lock it is to hold, and wait until it listens and has detached itself.
+
+    One that does not do so in time is ended, or left to itself.
+    """
     settings = replace(settings, lock=descriptor, detach=True)
     with open(settings.log or os.devnull, "ab") as log:
         process = subprocess.Popen(
@@ -75,7 +85,9 @@ def _start(settings: Settings, descriptor: int, timeout: float) -> None:
         )
     try:
         code = process.wait(timeout)
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as error:
+        if leave:
+            raise ServerUnavailableError(f"the server at {settings.address} is still starting") from error
         process.kill()
         code = process.wait()
     if code:

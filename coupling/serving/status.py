@@ -23,7 +23,7 @@ def _server(state: dict[str, Any]) -> Table:
     queue = state["queue"]
     for name, value in (
         ("process", str(state["pid"])),
-        ("device", f"{state['device']}, {state['threads']} thread(s)"),
+        ("device", f"{state['device']}, {state['precision']}, {state['threads']} thread(s)"),
         ("up", f"{state['uptime_seconds']:.0f} s"),
         ("memory", f"{state['memory_bytes'] / 2**20:.0f} MiB"),
         ("clients", str(state["clients"])),

@@ -8,6 +8,7 @@ dying is given up.
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -41,10 +42,12 @@ class Supervisor:
         if self._lock is None:
             raise ServerAddressError(f"another server is running at {settings.address}")
         self._listener = listen(settings.address)
-        if settings.detach and os.fork():
-            os._exit(0)
+        if settings.detach:
+            if os.fork():
+                os._exit(0)
+            _leave_binding()
         self._plan: list[dict[str, Any]] = [
-            {"name": name, "current": 1, "previous": 0, "newest": 1, "versions": {"1": canonical(source)}}
+            {"name": name, "current": 1, "previous": 0, "newest": 1, "versions": {"1": _unread(source)}}
             for name, source in settings.models.items()
         ]
         self._alive = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
@@ -108,11 +111,14 @@ class Supervisor:
                 self._kill("no sign of life")
 
     def _preload(self) -> None:
-        if any(is_folder(source) for entry in self._plan for source in entry["versions"].values()):
+        """Import what model folders need; a forked server need not look through all of that for garbage."""
+        if any(is_folder(v["source"]) for entry in self._plan for v in entry["versions"].values()):
             try:
                 preload()
             except ImportError as error:  # the server will say so to whoever asks for such a model
                 self.log.warning("cannot load model folders", error=str(error))
+        gc.collect()
+        gc.freeze()
 
     def _hangs(self) -> bool:
         since = self._alive[0]
@@ -169,7 +175,7 @@ def serve(
     start = time.monotonic()
     settings = Settings(**{**vars(settings), "device": chosen_device(settings.device)})
     table = ModelTable(lambda: _send_plan(plans, table))
-    for error in table.restore(plan, settings.device):
+    for error in table.restore(plan, settings.device, settings.precision):
         log.warning("model not loaded", error=str(error))
 
     server = Server(settings, listener, table, log, alive)
@@ -182,8 +188,18 @@ def serve(
     log.info("stopping", clients=len(server.clients))
 
 
+def _unread(source: str) -> dict[str, str | None]:
+    """A version of a plan whose files nobody has looked at yet."""
+    return {"source": canonical(source), "fingerprint": None}
+
+
 def _send_plan(plans: socket.socket, table: ModelTable) -> None:
     plans.send(json.dumps(table.plan()).encode())
+
+
+def _leave_binding() -> None:
+    """Run on all cores that the system allows, not on those to which MPI has bound the rank that started this."""
+    os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
 
 
 def _die_with_parent() -> None:

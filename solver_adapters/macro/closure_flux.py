@@ -101,8 +101,7 @@ class ClosureFlux(ClosurePoints):
 
     def operand_values(self) -> Array:
         """Gradients (n, k) at the points for the present values of everything the operand depends on."""
-        values = self._expression.eval(self.points.mesh, self.points.entities)
-        return np.ascontiguousarray(values, dtype=np.float64).reshape(self.points.n, self.closure.spec.k)
+        return np.ascontiguousarray(self.points.values(self._expression))
 
     def place(self, i: int) -> str:
         """Rank, cell or facet and coordinates of point i."""

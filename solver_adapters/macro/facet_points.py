@@ -13,11 +13,12 @@ import basix
 import basix.ufl
 import numpy as np
 import ufl
-from dolfinx import mesh
+from dolfinx import fem, mesh
 from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ContractError
+from solver_adapters.dolfinx_versions import QuadratureElement, facet_values
 from solver_adapters.macro.quadrature import (
     QuadraturePoints,
     nodes,
@@ -81,6 +82,11 @@ class FacetPoints(QuadraturePoints):
         dofs: NDArray[np.int32] = space.dofmap.list[self.cells[:, None], of_cell].ravel()
         return dofs
 
+    def values(self, expression: fem.Expression) -> Array:
+        """Values (n, c) of an expression made for the points ``reference``."""
+        values: Array = facet_values(expression, self.mesh, np.column_stack((self.cells, self.facets)))
+        return values.reshape(self.n, values.shape[2])
+
     def coordinates(self) -> Array:
         """Physical coordinates (n, gdim) of the points."""
         N = np.stack([shape_functions(self.mesh, X) for X in on_facets(self.mesh.basix_cell(), self.reference)])
@@ -105,7 +111,7 @@ def on_facets(cell: basix.CellType, points: Array) -> Array:
     return X
 
 
-class _FacetQuadratureElement(basix.ufl._QuadratureElement):  # type: ignore[misc, unused-ignore]
+class _FacetQuadratureElement(QuadratureElement):  # type: ignore[misc]
     """Quadrature element with the points of all facets: values of the q-th point of facet f at dof f·n_q + q."""
 
     def __init__(self, cell: basix.CellType, points: Array, weights: Array) -> None:

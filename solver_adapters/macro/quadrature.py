@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import basix.ufl
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ContractError
+from solver_adapters.dolfinx_versions import geometry_dofmap
 
 
 class QuadraturePoints:
@@ -26,7 +28,6 @@ class QuadraturePoints:
 
     Attributes:
         cells: local indices of the cells, ascending.
-        entities: what ``dolfinx.fem.Expression.eval`` takes for them.
         reference: coordinates of the points of one cell in the reference cell.
         n: number of points on this rank.
 
@@ -41,7 +42,6 @@ class QuadraturePoints:
         self._scheme, self._degree = quadrature_rule(dx)
         self.reference, self._weights = self.element(()).custom_quadrature()
         self.cells = _owned_cells(domain, dx)
-        self.entities = self.cells
         self.n = self.cells.size * self.reference.shape[0]
 
     def element(self, shape: tuple[int, ...]) -> Any:
@@ -61,6 +61,11 @@ class QuadraturePoints:
             return slice(int(dofs[0]), int(dofs[0]) + dofs.size)
         return dofs
 
+    def values(self, expression: fem.Expression) -> Array:
+        """Values (n, c) of an expression made for the points ``reference``."""
+        values = np.asarray(expression.eval(self.mesh, self.cells), dtype=np.float64)
+        return values.reshape(self.n, prod(values.shape[1:]) // len(self.reference))
+
     def coordinates(self) -> Array:
         """Physical coordinates (n, gdim) of the points."""
         x: Array = np.einsum("qa,cad->cqd", shape_functions(self.mesh, self.reference), nodes(self.mesh, self.cells))
@@ -79,13 +84,13 @@ def quadrature_rule(measure: ufl.Measure) -> tuple[str, int]:
         ContractError: it does not state its degree.
     """
     degree = measure.metadata().get("quadrature_degree")
-    if not isinstance(degree, int) or degree < 0:
+    if not isinstance(degree, (int, np.integer)) or degree < 0:
         name = ufl.measure.integral_type_to_measure_name[measure.integral_type()]
         raise ContractError(
             f"the measure of a closure must state its quadrature degree, got {degree!r}: "
             f'use ufl.Measure("{name}", domain=mesh, metadata={{"quadrature_degree": 2}}) or {name}(degree=2)'
         )
-    return measure.metadata().get("quadrature_rule", "default"), degree
+    return measure.metadata().get("quadrature_rule", "default"), int(degree)
 
 
 def subdomain_ids(measure: ufl.Measure) -> tuple[int, ...] | None:
@@ -130,7 +135,7 @@ def shape_functions(domain: mesh.Mesh, points: Array) -> Array:
 
 def nodes(domain: mesh.Mesh, cells: NDArray[np.int32]) -> Array:
     """Geometry nodes (c, a, gdim) of cells."""
-    x = domain.geometry.x[domain.geometry.dofmap[cells], : domain.geometry.dim]
+    x = domain.geometry.x[geometry_dofmap(domain)[cells], : domain.geometry.dim]
     return np.asarray(x, dtype=np.float64)
 
 

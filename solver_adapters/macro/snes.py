@@ -8,6 +8,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from coupling.errors import ContractError
+from solver_adapters.petsc_versions import DIVERGED_NAN
 
 REASONS: dict[int, str] = {
     value: name for name, value in vars(PETSc.SNES.ConvergedReason).items() if isinstance(value, int)
@@ -72,7 +73,7 @@ class ForceScale:
         rtol, atol, stol, _ = snes.getTolerances()
         reason = PETSc.SNES.ConvergedReason
         if residual != residual:
-            return int(reason.DIVERGED_FNORM_NAN)
+            return DIVERGED_NAN
         if residual <= atol:
             return int(reason.CONVERGED_FNORM_ABS)
         if residual <= rtol * self.scale:

@@ -54,7 +54,7 @@ class CellProblem:
         quadrature_degree: exactness of the quadrature of all terms.
 
     Raises:
-        ContractError: a tag without material.
+        ContractError: a tag without material, a material without stiffness.
         MeshError: a mesh that does not fit the boundary condition.
     """
 
@@ -85,7 +85,9 @@ class CellProblem:
         local = kinematics.local(self.g, self.w)
         self.volume = period.volume
         self._deformation = local[-1] if isinstance(kinematics, Stretch) else None
-        energy = sum(law(*local) * dx(tag) for tag, law in materials.items() if tag in present)
+        parts = {tag: law(*local) * dx(tag) for tag, law in materials.items() if tag in present}
+        _check_stiffness(parts, self.w)
+        energy = sum(parts.values())
 
         columns = identified(fem.functionspace(mesh, ("Lagrange", degree, (*(shape or (1,)), 1 + k))), self.blocks)
         self._compile(energy, ufl.TestFunction(columns), ufl.TestFunction(constant_space(mesh, self.spec.m * (1 + k))))
@@ -225,6 +227,15 @@ class CellProblem:
         self.g.x.array[:] = gradient
         self.w.x.array[:] = fluctuation
         return cpp.fem.pack_coefficients((form or self._residual)._cpp_object)
+
+
+def _check_stiffness(parts: Mapping[int, Any], w: Any) -> None:
+    for tag, energy in parts.items():
+        given = isinstance(energy, ufl.Form)  # zero times anything is a plain 0
+        if not given or ufl.algorithms.expand_derivatives(ufl.derivative(ufl.derivative(energy, w), w)).empty():
+            raise ContractError(
+                f"the material of tag {tag} has no stiffness: give it some, or leave its cells out as a void"
+            )
 
 
 def _column(v: Any, j: int, w: Any) -> Any:

@@ -23,6 +23,7 @@ from scipy.spatial import cKDTree
 
 from coupling.contract import Array
 from coupling.errors import MeshError
+from solver_adapters.dolfinx_versions import space_of
 
 FACE_TOLERANCE = 1e-6  # of the edges of the cell: what lies closer to a face lies on it
 
@@ -152,9 +153,7 @@ def identified(V: Any, blocks: NDArray[np.int32]) -> Any:
     adjacency = cpp.graph.AdjacencyList_int32(np.ascontiguousarray(blocks[V.dofmap.list], dtype=np.int32))
     bs = V.dofmap.bs
     dofmap = cpp.fem.DofMap(V.dofmap.dof_layout, index_map, bs, adjacency, bs)
-    element = getattr(V.element, "_cpp_object", V.element)
-    space = cpp.fem.FunctionSpace_float64(V.mesh._cpp_object, element, dofmap, list(V.value_shape))
-    return fem.FunctionSpace(V.mesh, V.ufl_element(), space)
+    return space_of(V, dofmap)
 
 
 def place(point: Array) -> str:

@@ -1,0 +1,252 @@
+"""Warm starts for any petsc4py SNES or TS, in one line.
+
+    warm_start(snes, "quadratic", parameter=lambda: load)     # before the loop of solves that you have already
+    warm_start(ts, "dmd")                                     # before ts.solve(u)
+
+Each solve then starts from the prediction of the converged ones before it, if the true residual there is lower than at
+the standard start, that is at the vector passed to ``solve`` (after the user's own ``setInitialGuess``, if any).
+Residual, Jacobian, line search, monitors, options, field splits and the number of ranks stay the user's own, and so
+does the answer: it meets the tolerance that it would have met from the standard start.
+
+What the guard cannot know is whether an iteration that starts with a lower residual also converges, and to the
+same one of several solutions. :meth:`WarmStart.solve` repeats a solve that failed from a guess from the standard start.
+
+Options, under the prefix of the SNES, override the arguments: see :class:`WarmStartOptions`.
+
+For guesses of linear solves PETSc has ``-ksp_guess_type fischer`` and ``pod``, which can be used at the same time:
+those act on the corrections inside a Newton iteration, these on where it starts. PETSc forgets what they know whenever
+the matrix changes, so that they help with ``-snes_lag_jacobian`` only. Under ``-snes_ksp_ew`` it is the linear
+iterations that a warm start saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from petsc4py import PETSc
+
+import numpy as np
+
+from coupling.contract import Array
+from coupling.errors import ContractError
+from coupling.guarded_predictor import GuardedPredictor
+from coupling.guess import Predictor
+from coupling.ledger import Ledger
+from coupling.predictors import create_predictor
+from solver_adapters.warm_starts.options import TYPES, WarmStartOptions
+from solver_adapters.warm_starts.projection import ProjectionPredictor
+from solver_adapters.warm_starts.tangent import TangentPredictor
+from solver_adapters.warm_starts.time_steps import time_of_unknown
+from solver_adapters.warm_starts.tolerance import StartTolerance
+from solver_adapters.warm_starts.vectors import TrialResidual, owned, set_owned
+
+__all__ = ["WarmStart", "WarmStartOptions", "warm_start"]
+
+Parameter = Callable[[], float | Sequence[float]]
+
+
+def warm_start(
+    solver: PETSc.SNES | PETSc.TS,
+    predictor: Predictor | str = "linear",
+    *,
+    parameter: Parameter | None = None,
+    ledger: Ledger | None = None,
+) -> WarmStart:
+    """Let a solver start from predicted solutions from now on (collective).
+
+    Args:
+        solver: a SNES, or a TS of type beuler, cn, theta, bdf, alpha or alpha2; with its function and options set.
+        predictor: "previous", "linear", "quadratic", "tangent", "projection", "pod", "dmd", "edmd" or "none", or any
+            object of :class:`coupling.guess.Predictor`.
+        parameter: gives the load factor, time or parameters of the solve that begins, the same on all ranks. By default
+            the number of converged solves so far; a TS gives its time.
+        ledger: where the outcomes are entered, a new one by default.
+
+    Returns:
+        The handle to view and to remove it; also a context manager that removes it at the end.
+
+    Raises:
+        ContractError: the arguments, the options or the type of the TS do not fit.
+        MissingPackageError: "dmd" and "edmd" need PyDMD.
+    """
+    ledger = Ledger() if ledger is None else ledger
+    if not isinstance(solver, PETSc.TS):
+        return WarmStart(solver, predictor, parameter=parameter, ledger=ledger)
+    if parameter is not None:
+        raise ContractError("a TS gives the time itself: leave parameter out")
+    if solver.getType() is not None:
+        time_of_unknown(solver)
+    return WarmStart(solver.getSNES(), predictor, ts=solver, ledger=ledger)
+
+
+class WarmStart:
+    """Warm starts on one SNES; made by :func:`warm_start`, which says what its arguments are.
+
+    Attributes:
+        type: name of the predictor.
+        predictor: the predictor, None for "none".
+        ledger: counts of coupling.guess and coupling.guarded_predictor under the name "snes", on rank 0.
+        used: whether the last solve started from the guess.
+    """
+
+    def __init__(
+        self,
+        snes: PETSc.SNES,
+        predictor: Predictor | str,
+        *,
+        parameter: Parameter | None = None,
+        ts: PETSc.TS | None = None,
+        ledger: Ledger,
+    ) -> None:
+        if np.issubdtype(PETSc.ScalarType, np.complexfloating):
+            raise ContractError("warm starts are for real numbers, this PETSc was built with complex ones")
+        self._snes, self._ts, self._parameter, self.ledger = snes, ts, parameter, ledger
+        self._comm = snes.getComm().tompi4py()
+        self.options = WarmStartOptions.read(snes.getOptionsPrefix())
+        self.type, self.predictor = self._chosen(predictor)
+        self._guarded = (
+            None
+            if self.predictor is None
+            else GuardedPredictor(self.predictor, comm=self._comm, ledger=ledger, name="snes")
+        )
+        self._tolerance = StartTolerance(snes)
+        self._residual: TrialResidual | None = None
+        self._solves = 0
+        self._known: Array = np.zeros(1)
+        self._standard: Array = np.zeros(0)
+        self._repeatable = self._suspended = self.used = False
+        self._theirs = snes.getInitialGuess()
+        snes.setInitialGuess(self._start)
+        snes.setMonitor(self._monitor)
+
+    def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
+        """``snes.solve(b, x)``, repeated from the standard start where it failed from a guess (collective)."""
+        strict, self._repeatable = self._snes.getErrorIfNotConverged(), True
+        try:
+            self._snes.solve(b, x)
+        finally:
+            self._repeatable = False
+            self._snes.setErrorIfNotConverged(strict)
+        if self.used and self._snes.getConvergedReason() < 0:
+            self._count("guesses failed")
+            set_owned(x, self._standard)
+            self._suspended = True
+            try:
+                self._snes.solve(b, x)
+            finally:
+                self._suspended = False
+
+    def remove(self) -> None:
+        """Give the SNES back as it was found: its initial guess, monitors and tolerances (collective)."""
+        self._tolerance.release()
+        if self._is_installed():
+            # PETSc does not take an initial guess back (SNESSetComputeInitialGuess ignores NULL).
+            self._snes.setInitialGuess(*(self._theirs or (_keep,)))
+        entries = self._snes.getMonitor() or []
+        entries[:] = [entry for entry in entries if entry[0] != self._monitor]
+        if self._residual is not None:
+            self._residual.destroy()
+            self._residual = None
+
+    def __enter__(self) -> WarmStart:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def view(self, viewer: PETSc.Viewer | None = None) -> None:
+        """Print type, parameter and counts, in the manner of ``-snes_view`` (collective)."""
+        viewer = PETSc.Viewer.STDOUT(self._snes.getComm()) if viewer is None else viewer
+        prefix = self._snes.getOptionsPrefix()
+        given = "time of the TS" if self._ts is not None else "given" if self._parameter else "number of the solve"
+        counts = self.ledger.counts
+        viewer.printfASCII(f"Warm start of SNES Object:{f' ({prefix})' if prefix else ''}\n")
+        viewer.pushASCIITab()
+        viewer.printfASCII(f"type: {self.type}\n")
+        viewer.printfASCII(f"parameter: {given}\n")
+        for what in ("guesses used", "guesses refused", "guesses missing", "guesses failed", "predictor faults"):
+            viewer.printfASCII(f"{what}: {counts.get(f'snes/{what}', 0)}\n")
+        viewer.popASCIITab()
+
+    def _chosen(self, given: Predictor | str) -> tuple[str, Predictor | None]:
+        chosen = self.options.type or given
+        if isinstance(chosen, Predictor):
+            return type(chosen).__name__, chosen
+        if chosen not in TYPES:
+            names = ", ".join(TYPES)
+            raise ContractError(f"predictor must be one of {names}, or have predict and observe, got {chosen!r}")
+        if chosen == "none":
+            return chosen, None
+        if chosen == "tangent":
+            return chosen, TangentPredictor(self._snes)
+        window, rank = self.options.window, self.options.rank
+        if chosen == "projection":
+            return chosen, ProjectionPredictor(self._snes, comm=self._comm, rank=rank or 8, window=window or 24)
+        return chosen, create_predictor(chosen, comm=self._comm, rank=rank, window=window)
+
+    def _start(self, snes: PETSc.SNES, x: PETSc.Vec) -> None:
+        """SNES's initial guess: x holds what was passed to its solve."""
+        self._tolerance.release()
+        if self._theirs is not None:
+            function, args, kargs = self._theirs
+            function(snes, x, *args, **kargs)
+        self._standard, self.used = owned(x), False
+        if self._guarded is None or self._suspended:
+            return
+        if not any(entry[0] == self._monitor for entry in snes.getMonitor() or ()):
+            snes.setMonitor(self._monitor)  # all monitors have been cancelled meanwhile
+        if self._ts is not None:
+            self._guarded.learn(np.array([self._ts.getTime()]), owned(self._ts.getSolution()))
+        self._known = self._parameters()
+        if self._residual is None:
+            self._residual = TrialResidual(snes, x.duplicate(), self._comm)
+        self._residual.norms.clear()
+        start, self.used = self._guarded.start(self._known, self._standard, self._residual)
+        if self.used:
+            set_owned(x, start)
+            self._tolerance.hold(*self._residual.norms)
+            if self._repeatable:
+                snes.setErrorIfNotConverged(False)
+        if self.options.monitor:
+            self._tell()
+
+    def _parameters(self) -> Array:
+        if self._ts is not None:
+            return np.array([time_of_unknown(self._ts)])
+        return np.atleast_1d(np.array(self._parameter() if self._parameter else self._solves, dtype=np.float64))
+
+    def _monitor(self, snes: PETSc.SNES, iteration: int, norm: float) -> None:
+        """SNES's monitor: the last call of a solve finds the reason set, and the solution in place."""
+        reason = snes.getConvergedReason()
+        if reason == PETSc.SNES.ConvergedReason.ITERATING:
+            return
+        self._tolerance.release()
+        if reason > 0 and self._guarded is not None and self._ts is None:
+            self._guarded.learn(self._known, owned(snes.getSolution()))
+            self._solves += 1
+        if self.options.view:
+            self.view()
+
+    def _tell(self) -> None:
+        where = ", ".join(f"{v:g}" for v in self._known)
+        assert self._residual is not None
+        norms = self._residual.norms
+        told = f"|F| {norms[0]:.6e}, at the guess {norms[1]:.6e}" if len(norms) == 2 else "no guess"
+        tabs = "  " * (self._snes.getTabLevel() + 1)
+        start = "guess" if self.used else "standard"
+        PETSc.Sys.Print(f"{tabs}warm start ({self.type}) at {where}: {told}: {start}", comm=self._snes.getComm())
+
+    def _is_installed(self) -> bool:
+        present = self._snes.getInitialGuess()
+        return present is not None and present[0] == self._start
+
+    def _count(self, what: str) -> None:
+        if self._comm.rank == 0:
+            self.ledger.count(f"snes/{what}")
+
+
+def _keep(snes: PETSc.SNES, x: PETSc.Vec) -> None:
+    """An initial guess that leaves x as it is."""

@@ -1,0 +1,247 @@
+"""Learned predictors of converged states: a small network on the modes of earlier runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from coupling.agreement import together
+from coupling.contract import Array, Status
+from coupling.errors import ContractError
+from coupling.guess import Guess
+from surrogates.levenberg_marquardt import levenberg_marquardt
+
+_func: Any = torch.func  # its stubs export nothing
+_RESOLVED = 1e-13  # eigenvalues of a Gram matrix that round-off leaves meaningful, relative to the largest
+
+
+@dataclass(frozen=True)
+class Run:
+    """The converged states of an earlier run, in its order.
+
+    Args:
+        known: (n, f) parameters, the same on all ranks.
+        found: (n, N) states, the unknowns of this rank.
+    """
+
+    known: Array
+    found: Array
+
+
+class StateNetwork:
+    """y(x) = y_m + U (f(x) − f(x_m)), or with history y_m + U f(x, x_m, Uᵀ(y_m − ȳ)), after the last state y_m at x_m.
+
+    U are the dominant modes of earlier runs and f is a network. What the modes do not span, and what the network is
+    wrong by at x_m, is thus kept from the last state. Before there is one it is ȳ + U f(x), and with history none. A
+    :class:`coupling.guess.Predictor`, made by :func:`train_state_network`.
+
+    Attributes:
+        error: root mean square error of the increments that were held out, relative to that of no increment.
+    """
+
+    def __init__(
+        self, mean: Array, modes: Array, layers: list[tuple[Array, Array]], *, history: bool, error: float, comm: Any
+    ) -> None:
+        self.error = error
+        self._mean, self._modes, self._layers = mean, modes, layers
+        self._history, self._comm = history, comm
+        self._last: tuple[Array, Array] | None = None
+
+    def predict(self, known: Array) -> Guess:
+        """The state at the parameters x = ``known`` (1, f) (collective)."""
+        if self._history and self._last is None:
+            return Guess.none(1, 0)
+        if self._last is None:
+            y = self._mean + self._modes @ self._network(known[0])
+        else:
+            x, last = self._last
+            y = last + self._modes @ self._increment(known[0], x, last)
+        return Guess(y[None], np.array([Status.OK], dtype=np.int8))
+
+    def observe(self, known: Array, found: Array) -> None:
+        """Go on from the state ``found`` (1, N) at x = ``known`` (1, f)."""
+        self._last = (known[0].copy(), found[0].copy())
+
+    def _increment(self, x: Array, before: Array, last: Array) -> Array:
+        if not self._history:
+            return self._network(x) - self._network(before)
+        return self._network(np.concatenate((x, before, _sum(self._modes.T @ (last - self._mean), self._comm))))
+
+    def _network(self, inputs: Array) -> Array:
+        values = inputs
+        for W, b in self._layers[:-1]:
+            values = np.tanh(W @ values + b)
+        W, b = self._layers[-1]
+        outputs: Array = W @ values + b
+        return outputs
+
+
+def train_state_network(
+    runs: Sequence[Run],
+    *,
+    comm: Any = None,
+    history: bool = False,
+    rank: int = 8,
+    hidden: Sequence[int] = (16, 16),
+    validation: float = 0.15,
+    max_iterations: int = 200,
+    decay: float = 1e-8,
+    seed: int = 0,
+) -> StateNetwork:
+    """Learn from earlier runs how states depend on parameters (collective).
+
+    The modes come from inner products of the states summed over ``comm`` (method of snapshots); the network is trained
+    by Levenberg–Marquardt on the first rank, and the iterate that is best on the samples held out is kept.
+
+    Args:
+        runs: earlier runs.
+        comm: communicator over which the unknowns are spread, None for one process.
+        history: whether the next state depends on the last one besides the parameters (materials with history,
+            transient problems); the network then learns increments from state to state, else the states themselves.
+        rank: largest number of modes.
+        hidden: widths of the hidden layers.
+        validation: fraction of the samples held out.
+        max_iterations: of Levenberg–Marquardt.
+        decay: weight of the squared parameters of the network beside its relative mean square error; it makes the
+            network smooth where runs are few.
+        seed: of the initial weights and of the choice of the samples held out.
+
+    Raises:
+        ContractError: the runs do not fit together, or are too short.
+    """
+    x, y = _stacked(runs)
+    mean = y.mean(axis=0)
+    modes, z = _modes(y - mean, rank, comm)
+    lengths = [len(run.known) for run in runs]
+    inputs, targets = _increments(x, z, lengths) if history else (x, z)
+
+    def train() -> tuple[list[tuple[Array, Array]], float]:
+        return _trained(inputs, targets, tuple(hidden), validation, max_iterations, decay, seed)
+
+    def on_first_rank() -> Any:
+        return train() if comm.rank == 0 else None
+
+    layers, error = train() if comm is None else comm.bcast(together(comm, on_first_rank))
+    return StateNetwork(mean, modes, layers, history=history, error=error, comm=comm)
+
+
+def _stacked(runs: Sequence[Run]) -> tuple[Array, Array]:
+    for run in runs:
+        if run.known.ndim != 2 or run.found.ndim != 2 or len(run.known) != len(run.found):
+            raise ContractError(
+                f"a run has known (n, f) and found (n, N), got shapes {run.known.shape} and {run.found.shape}"
+            )
+    shapes = {(run.known.shape[1], run.found.shape[1]) for run in runs}
+    if len(shapes) != 1 or sum(len(run.known) for run in runs) < 8:
+        raise ContractError(
+            f"training needs runs of the same f and N with 8 states or more in all, got {len(runs)} runs of "
+            f"(f, N) in {sorted(shapes)}"
+        )
+    return np.vstack([run.known for run in runs]), np.vstack([run.found for run in runs])
+
+
+def _sum(values: Array, comm: Any) -> Array:
+    total: Array = values if comm is None else comm.allreduce(values)
+    return total
+
+
+def _modes(centred: Array, rank: int, comm: Any) -> tuple[Array, Array]:
+    """Orthonormal modes (N, r) of the rows and their coordinates (n, r)."""
+    values, vectors = np.linalg.eigh(_sum(centred @ centred.T, comm))
+    kept = np.flatnonzero(values > _RESOLVED * values[-1])[::-1][:rank]
+    if not kept.size:
+        raise ContractError("all states of the runs are the same: there is nothing to learn")
+    root, V = np.sqrt(values[kept]), vectors[:, kept]
+    return centred.T @ (V / root), V * root
+
+
+def _increments(x: Array, z: Array, lengths: Sequence[int]) -> tuple[Array, Array]:
+    """Inputs (x_{k+1}, x_k, z_k) and targets z_{k+1} − z_k within each run."""
+    starts = np.cumsum(lengths)[:-1]
+    inside = np.setdiff1d(np.arange(len(x) - 1), starts - 1)
+    return np.hstack((x[inside + 1], x[inside], z[inside])), z[inside + 1] - z[inside]
+
+
+def _trained(
+    inputs: Array,
+    targets: Array,
+    hidden: tuple[int, ...],
+    validation: float,
+    max_iterations: int,
+    decay: float,
+    seed: int,
+) -> tuple[list[tuple[Array, Array]], float]:
+    """Layers (W, b) of the network in the units of the arguments, and its relative error on what was held out."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(inputs))
+    held, used = np.split(order, [max(1, round(validation * len(inputs)))])
+    low, high = inputs.min(axis=0), inputs.max(axis=0)
+    half = np.where(high > low, (high - low) / 2.0, 1.0)
+    scaled: Array = (inputs - (low + high) / 2.0) / half
+    size = float(np.sqrt(np.mean(np.sum(targets**2, axis=1)))) or 1.0
+    widths = (inputs.shape[1], *hidden, targets.shape[1])
+    wanted = np.asarray(targets / size, dtype=np.float64)
+    fit, check = _Fit(scaled[used], wanted[used], widths, decay), _Fit(scaled[held], wanted[held], widths)
+    best = fit.initial(rng)
+    lowest = check.cost(best)
+    for iteration, (theta, _) in enumerate(levenberg_marquardt(fit, best), start=1):
+        if (loss := check.cost(theta)) < lowest:
+            best, lowest = theta, loss
+        if iteration >= max_iterations:
+            break
+    layers = [(W.numpy(), b.numpy()) for W, b in fit.layers(torch.from_numpy(best))]
+    (W0, b0), (WL, bL) = layers[0], layers[-1]
+    layers[0] = (W0 / half, b0 - W0 @ ((low + high) / 2.0 / half))
+    layers[-1] = (size * WL, size * bL)
+    return layers, float(np.sqrt(lowest))
+
+
+class _Fit:
+    """Mean square error of the network of parameters θ = (W_0, b_0, W_1, …) at scaled samples, plus decay ‖θ‖²."""
+
+    def __init__(self, inputs: Array, targets: Array, widths: tuple[int, ...], decay: float = 0.0) -> None:
+        self._inputs, self._targets = torch.from_numpy(inputs), torch.from_numpy(targets)
+        self._widths, self._decay = widths, decay
+
+    def initial(self, rng: np.random.Generator) -> Array:
+        """Random θ: weights normal with variance 1/inputs, biases uniform in (−1, 1)."""
+        parts: list[Array] = []
+        for inner, outer in zip(self._widths[:-1], self._widths[1:], strict=True):
+            parts += [rng.normal(size=outer * inner) / np.sqrt(inner), rng.uniform(-1.0, 1.0, outer)]
+        return np.concatenate(parts)
+
+    def layers(self, theta: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(W, b) of each layer."""
+        found, at = [], 0
+        for inner, outer in zip(self._widths[:-1], self._widths[1:], strict=True):
+            W = theta[at : at + outer * inner].reshape(outer, inner)
+            found.append((W, theta[at + outer * inner : at + outer * (inner + 1)]))
+            at += outer * (inner + 1)
+        return found
+
+    def cost(self, theta: Array) -> float:
+        """Mean over the samples of the squared error, plus decay ‖θ‖²."""
+        r = self._forward(torch.from_numpy(theta), self._inputs) - self._targets
+        return float((r * r).sum() / len(self._inputs)) + self._decay * float(theta @ theta)
+
+    def normal_equations(self, theta: Array) -> tuple[Array, Array]:
+        """JᵀJ and Jᵀr of the residuals r whose squares :meth:`cost` sums."""
+        at = torch.from_numpy(theta)
+        jacobian = _func.vmap(_func.jacrev(self._forward), in_dims=(None, 0))(at, self._inputs)
+        J = jacobian.reshape(-1, at.numel()) / len(self._inputs) ** 0.5
+        r = (self._forward(at, self._inputs) - self._targets).reshape(-1) / len(self._inputs) ** 0.5
+        gram: Array = (J.T @ J).numpy()
+        gram[np.diag_indices_from(gram)] += self._decay
+        return gram, (J.T @ r).numpy() + self._decay * theta
+
+    def _forward(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        values = inputs
+        layers = self.layers(theta)
+        for W, b in layers[:-1]:
+            values = torch.tanh(values @ W.T + b)
+        W, b = layers[-1]
+        return values @ W.T + b

@@ -1,0 +1,382 @@
+"""Warm starts of SNES and TS in plain petsc4py: the same answers with less work, whatever the predictor says."""
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coupling import ContractError
+from coupling.contract import Status
+from coupling.guess import Guess
+from solver_adapters.petsc_snes import warm_start
+from solver_adapters.warm_starts.vectors import owned, set_owned
+from tests.petsc_problems import Bratu, Diffusion
+
+comm = MPI.COMM_WORLD
+LOADS = np.linspace(0.5, 6.0, 12)
+TYPES = ("previous", "linear", "quadratic", "tangent", "projection", "pod", "dmd", "edmd")
+
+
+def needs(kind):
+    if "dmd" in kind:
+        pytest.importorskip("pydmd")
+
+
+@pytest.fixture(scope="module")
+def classical():
+    problem = Bratu(comm, "c_")
+    return problem.sweep(LOADS), problem
+
+
+def warm(kind, prefix="w_", options=None, loads=LOADS):
+    problem = Bratu(comm, prefix, options)
+    with warm_start(problem.snes, kind, parameter=lambda: problem.load) as handle:
+        found = problem.sweep(loads)
+    return found, problem, handle
+
+
+class Answer:
+    """A predictor that answers what it is told, on all ranks or on the last."""
+
+    def __init__(self, answer, last_only=False):
+        self.answer, self.last_only = answer, last_only
+        self.size = 0
+
+    def predict(self, known):
+        if self.last_only and comm.rank < comm.size - 1:
+            return values(np.zeros(self.size))
+        return self.answer(self.size)
+
+    def observe(self, known, found):
+        self.size = found.shape[1]
+
+
+def values(v):
+    return Guess(np.atleast_2d(v), np.array([Status.OK], dtype=np.int8))
+
+
+def fail(size):
+    raise ZeroDivisionError("of all things")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_same_answers_in_fewer_iterations(kind, classical):
+    needs(kind)
+    reference, plain = classical
+    found, problem, handle = warm(kind)
+    np.testing.assert_allclose(found, reference, rtol=0.0, atol=2e-8)
+    assert problem.iterations <= plain.iterations - (0 if kind == "previous" else 3)
+    assert problem.linear_iterations <= plain.linear_iterations
+    used = handle.ledger.counts.get("snes/guesses used", 0)
+    assert (used >= 8) == (kind != "previous" and comm.rank == 0)
+
+
+HOSTILE = {
+    "raises": fail,
+    "NaN": lambda n: values(np.full(n, np.nan)),
+    "huge": lambda n: values(np.full(n, 1e12)),
+    "beyond floating point": lambda n: values(np.full(n, 1e308)),
+    "random": lambda n: values(np.random.default_rng(n).normal(size=n)),
+    "wrong shape": lambda n: values(np.zeros(n + 1)),
+    "nothing": lambda n: None,
+}
+
+
+@pytest.mark.mpi
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("last_only", [False, True], ids=["everywhere", "on the last rank"])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_predictors_change_nothing(what, last_only, classical):
+    reference, plain = classical
+    found, problem, _ = warm(Answer(HOSTILE[what], last_only), loads=LOADS[:5])
+    np.testing.assert_array_equal(found, reference[:5])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6), st.floats(0.0, 1.0))
+def test_random_predictors_change_no_answer(seed, scale, nans):
+    rng = np.random.default_rng(seed)
+
+    def answer(n):
+        return values(np.where(rng.random(n) < nans / 100, np.nan, scale * rng.standard_normal(n)))
+
+    plain, loads = Bratu(comm, "r_", n=4), LOADS[::3]
+    problem = Bratu(comm, "r_", n=4)
+    with warm_start(problem.snes, Answer(answer)):
+        found = problem.sweep(loads)
+    np.testing.assert_allclose(found, plain.sweep(loads), rtol=0.0, atol=1e-7)
+
+
+@pytest.mark.mpi
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_residual_function_that_raises_on_one_rank(classical):
+    class Strict(Bratu):
+        def residual(self, snes, x, f):
+            super().residual(snes, x, f)
+            if comm.rank == comm.size - 1 and np.abs(x.array_r).max() > 1e3:
+                raise ValueError("no such temperature")
+
+    problem = Strict(comm, "s_")
+    with warm_start(problem.snes, Answer(lambda n: values(np.full(n, 1e4)))) as handle:
+        found = problem.sweep(LOADS[:4])
+    np.testing.assert_array_equal(found, classical[0][:4])
+    assert handle.ledger.counts.get("snes/guesses refused", 0) == (3 if comm.rank == 0 else 0)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"snes_mf": None, "pc_type": "none"},
+        {"pc_type": "fieldsplit", "fieldsplit_u_pc_type": "jacobi", "fieldsplit_v_pc_type": "jacobi"},
+        {"snes_linesearch_type": "l2"},
+        {"snes_linesearch_type": "cp"},
+        {"snes_type": "newtontr"},
+        {"snes_type": "qn", "snes_max_it": 500},
+        {"snes_type": "ngmres", "npc_snes_type": "newtonls", "npc_snes_max_it": 1},
+        {"snes_ksp_ew": None},
+        {"snes_lag_jacobian": 3},
+        {"ksp_guess_type": "fischer"},
+        {"ksp_guess_type": "pod"},
+    ],
+    ids=lambda o: " ".join(f"{k} {v or ''}" for k, v in o.items())[:40],
+)
+def test_the_users_solver_stays_as_it_is(options, classical):
+    plain = Bratu(comm, "o_", options)
+    plain.sweep(LOADS)
+    if "snes_mf" in options:
+        options = {**options, "snes_fd_color": "false"}
+    found, problem, _ = warm("quadratic", "o_", options)
+    np.testing.assert_allclose(found, classical[0], rtol=0.0, atol=1e-7)
+    effort, classical_effort = (p.linear_iterations or p.iterations for p in (problem, plain))
+    assert effort < classical_effort
+    assert problem.snes.getType() == plain.snes.getType()
+    assert problem.snes.ksp.getPC().getType() == plain.snes.ksp.getPC().getType()
+
+
+@pytest.mark.mpi
+def test_the_tolerance_is_that_of_the_standard_start(classical):
+    """An exact guess needs no iteration, though PETSc's own test would divide by its residual."""
+    reference = classical[1]
+
+    class Oracle:
+        def __init__(self):
+            self.known = {}
+
+        def predict(self, known):
+            return values(self.known[known[0, 0]])
+
+        def observe(self, known, found):
+            self.known.setdefault(known[0, 0], found[0].copy())
+
+    oracle = Oracle()
+    problem = Bratu(comm, "t_")
+    with warm_start(problem.snes, oracle, parameter=lambda: problem.load):
+        with pytest.warns(RuntimeWarning, match="KeyError"):
+            problem.sweep(LOADS)
+        taught = problem.iterations
+        assert taught == reference.iterations
+        problem.x.set(0.0)
+        before = problem.snes.getTolerances(), problem.snes.getDivergenceTolerance()
+        again = problem.sweep(LOADS)
+    assert problem.iterations - taught <= 1
+    assert (problem.snes.getTolerances(), problem.snes.getDivergenceTolerance()) == before
+    np.testing.assert_allclose(again, classical[0], rtol=0.0, atol=2e-8)
+
+
+@pytest.mark.mpi
+def test_monitors_and_guesses_of_the_user_stay_and_come_back(classical):
+    seen, guessed = [], []
+    problem = Bratu(comm, "m_")
+    problem.snes.setMonitor(lambda snes, it, norm: seen.append(it))
+    problem.snes.setInitialGuess(lambda snes, x: guessed.append(x.norm()))
+    mine = problem.snes.getInitialGuess(), list(problem.snes.getMonitor())
+    handle = warm_start(problem.snes, "linear", parameter=lambda: problem.load)
+    problem.sweep(LOADS[:6])
+    assert len(guessed) == 6 and len(seen) == problem.iterations + 6
+    handle.remove()
+    assert (problem.snes.getInitialGuess(), problem.snes.getMonitor()) == mine
+    counts = dict(handle.ledger.counts)
+    found = problem.sweep(LOADS[6:])
+    assert len(guessed) == 12 and handle.ledger.counts == counts
+    np.testing.assert_allclose(found, classical[0][6:], rtol=0.0, atol=2e-8)
+
+
+@pytest.mark.mpi
+def test_removed_without_a_guess_of_the_user(classical):
+    reference, plain = classical
+    problem = Bratu(comm, "n_")
+    warm_start(problem.snes, "linear").remove()
+    np.testing.assert_array_equal(problem.sweep(LOADS), reference)
+    assert problem.iterations == plain.iterations and not problem.snes.getMonitor()
+
+
+def test_learning_survives_cancelled_monitors():
+    problem = Bratu(comm, "n_")
+    with warm_start(problem.snes, "linear", parameter=lambda: problem.load) as handle:
+        for load in LOADS[:6]:
+            problem.snes.monitorCancel()
+            problem.sweep([load])
+    assert handle.ledger.counts["snes/guesses used"] == 4
+
+
+@pytest.mark.mpi
+def test_the_command_line_has_the_last_word(capfd):
+    database = PETSc.Options()
+    options = {"warmstart_type": "pod", "warmstart_rank": 2, "warmstart_window": 5}
+    flags = {"warmstart_monitor": None, "warmstart_view": None}
+    for name, value in (options | flags).items():
+        database.setValue(f"d_{name}", value)
+    try:
+        _, _, handle = warm("linear", "d_", loads=LOADS[:4])
+    finally:
+        for name in options | flags:
+            database.delValue(f"d_{name}")
+    assert handle.type == "pod" and handle.predictor.rank == 2
+    text = capfd.readouterr().out
+    if comm.rank == 0:
+        assert text.count("warm start (pod) at") == 4 and text.count("Warm start of SNES Object: (d_)") == 4
+        assert "no guess: standard" in text and ": guess\n" in text
+        assert "\n  type: pod\n  parameter: given\n  guesses used: 2\n" in text
+    else:
+        assert not text
+
+
+@pytest.mark.mpi
+def test_none_is_the_classical_run(classical):
+    found, problem, _ = warm("none")
+    np.testing.assert_array_equal(found, classical[0])
+    assert problem.iterations == classical[1].iterations
+    assert problem.evaluations == classical[1].evaluations
+
+
+def test_by_default_the_solves_are_counted():
+    problem = Bratu(comm, "k_")
+    with warm_start(problem.snes) as handle:
+        problem.sweep(LOADS)  # equal steps: as good as the load itself
+    assert handle.type == "linear" and handle.ledger.counts["snes/guesses used"] == len(LOADS) - 2
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("guess", ["fischer", "pod"])
+def test_guesses_of_linear_solves_besides(guess):
+    """With one Jacobian for all iterations, as PETSc forgets what they know when the matrix changes."""
+    modified = {"snes_lag_jacobian": -2, "snes_lag_jacobian_persists": None, "snes_max_it": 200}
+    plain, linear, both = (Bratu(comm, "g_", modified | more) for more in ({}, *2 * [{"ksp_guess_type": guess}]))
+    expected = plain.sweep(LOADS)
+    linear.sweep(LOADS)
+    with warm_start(both.snes, "quadratic", parameter=lambda: both.load):
+        found = both.sweep(LOADS)
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-6)
+    assert both.linear_iterations < linear.linear_iterations < plain.linear_iterations
+
+
+def escape(prefix, strict=False):
+    """u/(1 + u²) = 0: Newton's method finds 0 from 0.5, but from 10, where the residual is lower, it runs away."""
+    snes = PETSc.SNES().create(comm)
+    x, A = PETSc.Vec().createMPI(1, comm=comm), PETSc.Mat().createDense(1, comm=comm)
+    A.setUp()
+
+    def residual(snes, x, f):
+        f.array_w[:] = x.array_r / (1.0 + x.array_r**2)
+
+    def jacobian(snes, x, J, P):
+        start, _ = P.getOwnershipRange()
+        for i, u in enumerate(x.array_r):
+            P.setValue(start + i, start + i, (1.0 - u**2) / (1.0 + u**2) ** 2)
+        P.assemble()
+
+    snes.setFunction(residual, x.duplicate())
+    snes.setJacobian(jacobian, A, A)
+    database = PETSc.Options()
+    for name, value in {"snes_linesearch_type": "basic", "snes_max_it": 8, "pc_type": "jacobi"}.items():
+        database.setValue(prefix + name, value)
+    snes.setOptionsPrefix(prefix)
+    snes.setFromOptions()
+    snes.setErrorIfNotConverged(strict)
+    x.set(0.5)
+    return snes, x
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_solve_that_fails_from_a_guess_is_repeated(strict):
+    snes, x = escape("e_", strict)
+    handle = warm_start(snes, Answer(lambda n: values(np.full(x.getLocalSize(), 10.0))))
+    handle.solve(None, x)
+    assert snes.getConvergedReason() > 0 and np.abs(x.array_r).max(initial=0.0) < 1e-8
+    assert handle.ledger.counts == ({"snes/guesses used": 1, "snes/guesses failed": 1} if comm.rank == 0 else {})
+    assert snes.getErrorIfNotConverged() is strict
+
+
+@pytest.mark.mpi
+def test_nested_vectors():
+    parts = [PETSc.Vec().createMPI(n, comm=comm) for n in (5, 3)]
+    nest = PETSc.Vec().createNest(parts, comm=comm)
+    numbers = np.arange(sum(p.getLocalSize() for p in parts), dtype=float)
+    set_owned(nest, numbers)
+    np.testing.assert_array_equal(owned(nest), numbers)
+    assert nest.norm() == pytest.approx(np.sqrt(comm.allreduce(numbers @ numbers)))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("scheme", ["beuler", "cn", "theta", "bdf", "alpha"])
+@pytest.mark.parametrize("kind", ["tangent", "projection", "dmd"])
+def test_time_steps(scheme, kind):
+    needs(kind)
+    options = {"ts_theta_theta": 0.6} if scheme == "theta" else {}
+    reference, plain = Diffusion(comm, scheme, options=options).run()
+    problem = Diffusion(comm, scheme, options=options)
+    with warm_start(problem.ts, kind) as handle:
+        found, iterations = problem.run()
+    np.testing.assert_allclose(found, reference, rtol=0.0, atol=1e-9)
+    assert iterations < plain
+    assert comm.rank or handle.ledger.counts["snes/guesses used"] >= 10
+
+
+@pytest.mark.mpi
+def test_rejected_time_steps():
+    options = {"ts_adapt_type": "basic", "ts_rtol": 1e-4, "ts_atol": 1e-5, "ts_theta_adapt": None}
+    reference, plain = Diffusion(comm, "bdf", options=options, steps=4).run()
+    problem = Diffusion(comm, "bdf", options=options, steps=4)
+    with warm_start(problem.ts, "quadratic"):
+        found, iterations = problem.run()
+    assert problem.ts.getStepRejections() > 0
+    np.testing.assert_allclose(found, reference, rtol=0.0, atol=1e-4)
+    assert iterations <= plain
+
+
+def test_options_of_a_time_stepper():
+    database = PETSc.Options()
+    database.setValue("q_warmstart_type", "quadratic")
+    try:
+        assert warm_start(Diffusion(MPI.COMM_SELF, "beuler", "q_").ts).type == "quadratic"
+    finally:
+        database.delValue("q_warmstart_type")
+
+
+@pytest.mark.parametrize(
+    ("create", "message"),
+    [
+        (lambda: warm_start(Bratu(comm, "x_").snes, "cubic"), "quadratic, pod, dmd, edmd, tangent, projection"),
+        (lambda: warm_start(Diffusion(comm, "arkimex").ts), "type 'arkimex': use one of these"),
+        (lambda: warm_start(Diffusion(comm, "beuler").ts, parameter=lambda: 0.0), "leave parameter out"),
+    ],
+)
+def test_unusable_arguments_are_named(create, message):
+    with pytest.raises(ContractError, match=message):
+        create()
+
+
+def test_an_unknown_type_on_the_command_line_is_named():
+    PETSc.Options().setValue("y_warmstart_type", "magic")
+    try:
+        with pytest.raises(ContractError, match="-y_warmstart_type must be one of .* 'magic'"):
+            warm_start(Bratu(comm, "y_").snes)
+    finally:
+        PETSc.Options().delValue("y_warmstart_type")
