@@ -37,9 +37,9 @@ from coupling.closed_forms import StretchNeoHookean
 from coupling.contract import Array
 from coupling.files import write_atomically
 from coupling.guess import Predictor
+from coupling.report import write_report
 from demos.cook import Membrane
 from demos.cook_runs import CASES, MATERIALS, Case, Run, create_rve, run
-from demos.report import write_report
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from surrogates import FieldPredictor, KernelSurrogate, sample, stretch_design
 
