@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,6 @@ from coupling.contract import Array, Closure, ClosureSpec, Response, check_respo
 from coupling.gate import Gate
 from coupling.ledger import Ledger
 from coupling.tangent_choice import TangentChoice
-from coupling.two_level import SweepingClosure
 
 _FADING = 0.1
 _TINY = 1e-300
@@ -97,8 +97,8 @@ class ExactLevels:
         own = self._own(state), dt, self._own(hint)
         started = time.perf_counter()
         with self.ledger.phase("fine"):
-            if isinstance(self.fine, SweepingClosure):
-                answer = self.fine.sweep(gradient, *own, tolerance=tolerance, tangent=wanted)
+            if (sweep := _sweep_of(self.fine)) is not None:
+                answer = sweep(gradient, *own, tolerance=tolerance, tangent=wanted)
             else:
                 answer = replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
         self._choice.learn(len(gradient), int(wanted.sum()), time.perf_counter() - started)
@@ -173,6 +173,12 @@ class ExactLevels:
 
     def _own(self, rows: Array | None) -> Array | None:
         return None if rows is None or not self.own else np.ascontiguousarray(rows[:, : self.own])
+
+
+def _sweep_of(fine: Closure) -> Callable[..., Response] | None:
+    """The method of a :class:`coupling.two_level.SweepingClosure`, None where the fine scale is none."""
+    sweep: Callable[..., Response] | None = getattr(fine, "sweep", None)
+    return sweep
 
 
 def _better(errors: Array) -> NDArray[np.bool_]:

@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coupling.contract import (
     Array,
@@ -85,6 +86,28 @@ class StretchFrame:
         """Both levels of the inner closure in this frame, None where it has one."""
         levels = two_level(self.inner)
         return None if levels is None else _FramedLevels(self, levels)
+
+    @property
+    def sweep(self) -> Callable[..., Response]:
+        """Sweeps of the inner closure seen from deformation gradients, an AttributeError where it cannot sweep.
+
+        See :class:`coupling.two_level.SweepingClosure`.
+        """
+        inner = self.inner.sweep  # type: ignore[attr-defined]
+
+        def sweep(
+            gradient: Array,
+            state: Array | None,
+            dt: float,
+            hint: Array | None = None,
+            *,
+            tolerance: float,
+            tangent: NDArray[np.bool_],
+        ) -> Response:
+            ask = partial(inner, tolerance=tolerance / math.sqrt(2.0), tangent=tangent)
+            return self.framed(ask, gradient, state, dt, hint)
+
+        return sweep
 
     def framed(self, ask: Ask, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
         """What ``ask``, which answers stretches like the inner closure, says to deformation gradients."""

@@ -191,7 +191,7 @@ class PeriodicRVE:
         tolerance: float,
         tangent: NDArray[np.bool_],
     ) -> Response:
-        """Flux at n points from stale factors, see :class:`coupling.exact.SweepingClosure`.
+        """Flux at n points from stale factors, see :class:`coupling.two_level.SweepingClosure`.
 
         Residuals alone are assembled, and a few factors serve all points (:mod:`solver_adapters.rve.modified_newton`).
         Where that does not converge, Newton's method stands in, as long as that concerns few points.

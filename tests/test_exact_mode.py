@@ -282,8 +282,11 @@ def test_exact_mode_with_rves_and_their_fields(samples, name):
     ours = run(WORLD, StretchFrame(exact(rve, surrogate)), COARSE, steps=4, rtol=1e-9)
     assert ours.tip == pytest.approx(classical.tip, rel=1e-8)
     counts, theirs = ours.ledger.counts, classical.ledger.counts
+    outside = AcceleratedClosure(StretchFrame(rve), StretchFrame(surrogate), gate=RangeGate(), mode="exact")
+    assert run(WORLD, outside, COARSE, steps=4, rtol=1e-9).tip == pytest.approx(classical.tip, rel=1e-8)
     assert counts["rve/factorisations"] < 0.1 * theirs["rve/factorisations"] * WORLD.size
     if name == "learned":
+        assert rve.ledger.counts["rve/newton iterations"] < 0.1 * theirs["rve/newton iterations"]
         assert counts["macro/exact sweeps"] <= 3 * 4
         assert counts["rve/guesses used"] > 10 * counts.get("rve/guesses refused", 0)
         assert counts.get("rve/tangents", 0) == 0
