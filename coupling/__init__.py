@@ -14,6 +14,7 @@ from coupling.agreement import together
 from coupling.balance import BalancedClosure
 from coupling.contract import Closure, ClosureSpec, Response, Status, mandel_components, tensor_components
 from coupling.errors import (
+    CaseError,
     ClosureError,
     ContractError,
     MeshError,
@@ -29,12 +30,14 @@ from coupling.errors import (
 )
 from coupling.gate import Gate, RangeGate, ToleranceGate
 from coupling.ledger import Ledger
-from coupling.serving import CollectiveSurrogate, RemoteSurrogate
+from coupling.serving import CollectiveSurrogate, RemoteSurrogate, Tls, TritonSurrogate
+from coupling.small_strain import StrainFrame, StretchOfStrain
 from coupling.stretch import StretchFrame
 
 __all__ = [
     "AcceleratedClosure",
     "BalancedClosure",
+    "CaseError",
     "Closure",
     "ClosureError",
     "ClosureSpec",
@@ -55,8 +58,12 @@ __all__ = [
     "ServerUnavailableError",
     "Status",
     "StepError",
+    "StrainFrame",
     "StretchFrame",
+    "StretchOfStrain",
+    "Tls",
     "ToleranceGate",
+    "TritonSurrogate",
     "TwoscaleError",
     "mandel_components",
     "tensor_components",

@@ -236,12 +236,15 @@ def check_response(spec: ClosureSpec, response: Response, n: int) -> None:
 def _check_array(
     name: str, array: NDArray[Any], shape: tuple[int | None, ...], meaning: str, dtype: type = np.float64
 ) -> None:
-    expected = "(" + ", ".join("n" if s is None else str(s) for s in shape) + ")"
     if not isinstance(array, np.ndarray):
-        raise ContractError(f"{name} must be a NumPy array of shape {expected}, got {type(array).__name__}")
+        raise ContractError(f"{name} must be a NumPy array of shape {_in_words(shape)}, got {type(array).__name__}")
     if array.ndim != len(shape) or any(s is not None and s != a for s, a in zip(shape, array.shape, strict=True)):
-        raise ContractError(f"{name} must have shape {expected} ({meaning}), got {array.shape}")
+        raise ContractError(f"{name} must have shape {_in_words(shape)} ({meaning}), got {array.shape}")
     if array.dtype != dtype:
         raise ContractError(f"{name} must be {dtype.__name__}, got {array.dtype}: convert it with .astype")
     if not array.flags.c_contiguous:
         raise ContractError(f"{name} must be C-contiguous: pass numpy.ascontiguousarray({name})")
+
+
+def _in_words(shape: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("n" if s is None else str(s) for s in shape) + ")"

@@ -3,6 +3,7 @@
     TwoscaleError
     ├── ContractError        arrays, specifications or arguments that do not fit the closure contract
     ├── MeshError            a mesh that cannot serve as an RVE
+    ├── CaseError            a case file with mistakes in it
     ├── ModelError           a model folder or data set that is damaged or does not fit
     ├── ClosureError         a closure failed at some points
     │   └── StepError        a load step failed after every permitted cut-back
@@ -28,6 +29,10 @@ class ContractError(TwoscaleError, ValueError):
 
 class MeshError(TwoscaleError, ValueError):
     """A mesh cannot serve as an RVE."""
+
+
+class CaseError(TwoscaleError, ValueError):
+    """A case file has mistakes; the message has a line for each of them, with its place in the file."""
 
 
 class ModelError(TwoscaleError, ValueError):

@@ -7,7 +7,7 @@ expected to solve them:
 * at the macroscale n = 1, x is the load factor or time and y holds the unknowns that this rank owns.
 
 A guess only ever stands where an iteration starts. The *guard* (:func:`better_start`) decides between the guess and
-the standard start by the true residual, so that the worst guess costs one residual evaluation.
+the standard start by the true residual, so that the worst guess costs two residual evaluations.
 """
 
 from __future__ import annotations

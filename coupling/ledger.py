@@ -72,3 +72,20 @@ class Ledger:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write :meth:`as_dict` as a JSON file, atomically."""
         write_atomically(path, json.dumps(self.as_dict(), indent=2, sort_keys=True) + "\n")
+
+
+def ledgers(closure: Any) -> list[Ledger]:
+    """The ledgers inside a closure, found through the closures it is made of."""
+    inner = [getattr(closure, name) for name in ("inner", "fine") if hasattr(closure, name)]
+    own = [closure.ledger] if hasattr(closure, "ledger") else []
+    return own + [ledger for part in inner for ledger in ledgers(part)]
+
+
+def merged(comm: Any, *parts: Ledger) -> Ledger:
+    """One ledger of several, over all ranks (collective)."""
+    total = Ledger()
+    for part in parts:
+        for name, n in part.counts.items():
+            total.count(name, n)
+        total.seconds.update(part.seconds)
+    return total.gathered(comm)

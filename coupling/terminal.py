@@ -39,6 +39,15 @@ def errors_told(*, rank: int = 0) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from error
 
 
+def world_rank() -> int:
+    """Number of this process among those that mpirun started together, 0 where mpi4py is not installed."""
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        return 0
+    return int(MPI.COMM_WORLD.rank)
+
+
 def say(words: str) -> None:
     """Write to standard error, with rich's markup."""
     Console(stderr=True, soft_wrap=True).print(words, highlight=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from mpi4py import MPI
 
@@ -14,6 +13,7 @@ from dolfinx import fem, mesh
 from coupling import Closure
 from coupling.contract import Array
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem
+from solver_adapters.macro.meshes import cooks_membrane
 
 LENGTH, CLAMPED, LOADED = 48.0, 44.0, 16.0
 
@@ -43,15 +43,6 @@ class Membrane:
         return point_value(self.problem.u, np.array([LENGTH, CLAMPED + LOADED / 2]))
 
 
-def membrane_mesh(comm: MPI.Comm, cells: tuple[int, int]) -> Any:
-    """The panel as 2·cells[0]·cells[1] triangles."""
-    panel = mesh.create_rectangle(comm, [np.zeros(2), np.ones(2)], list(cells), mesh.CellType.triangle)
-    s, t = panel.geometry.x[:, 0].copy(), panel.geometry.x[:, 1].copy()
-    panel.geometry.x[:, 0] = LENGTH * s
-    panel.geometry.x[:, 1] = CLAMPED * s + t * (CLAMPED + (LOADED - CLAMPED) * s)
-    return panel
-
-
 def membrane(comm: MPI.Comm, closure: Closure, *, cells: tuple[int, int] = (6, 3), load: float = 0.06) -> Membrane:
     """Finite-strain Cook's membrane with P2 displacements and three points per triangle.
 
@@ -61,7 +52,7 @@ def membrane(comm: MPI.Comm, closure: Closure, *, cells: tuple[int, int] = (6, 3
         cells: divisions along and across the panel.
         load: shear traction at load factor 1, in units of stress.
     """
-    panel = membrane_mesh(comm, cells)
+    panel = cooks_membrane(comm, cells)
     V = fem.functionspace(panel, ("Lagrange", 2, (2,)))
     u, v = fem.Function(V, name="displacement"), ufl.TestFunction(V)
     clamped = fem.locate_dofs_geometrical(V, lambda x: np.isclose(x[0], 0.0))

@@ -2,71 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 from mpi4py import MPI
 
 import matplotlib.pyplot as plt
 import numpy as np
 import ufl
-from dolfinx import fem, io
-from matplotlib.tri import Triangulation
-from numpy.typing import NDArray
+from dolfinx import io
 
 from coupling import together
 from coupling.contract import Array
-from coupling.polar import mandel_basis
 from demos.cook_runs import Run
+from demos.pictures import Picture, picture, rve_picture
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve.fields import fluctuation, local_flux
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A triangulated field: corners (p, 2), their displacements (p, 2), triangles (c, 3), a value for each of these."""
-
-    corners: Array
-    displacement: Array
-    triangles: NDArray[np.int64]
-    values: Array
-
-    def draw(self, axes: Any, label: str, *, cmap: str = "viridis", largest: float | None = None) -> None:
-        """Draw it deformed, with a colour bar."""
-        x, y = (self.corners + self.displacement).T
-        colours = axes.tripcolor(
-            Triangulation(x, y, self.triangles), self.values, cmap=cmap, vmin=0.0, vmax=largest, edgecolors="face"
-        )
-        axes.figure.colorbar(colours, ax=axes, label=label, shrink=0.8)
-        axes.set_aspect("equal")
-
-
-def picture(u: fem.Function, values: fem.Function, comm: MPI.Comm) -> Picture | None:
-    """Gather a displacement and a cell-wise value on rank 0, None elsewhere (collective)."""
-    mesh = u.function_space.mesh
-    corner_space = fem.functionspace(mesh, ("Lagrange", 1, (2,)))
-    at_corners = fem.Function(corner_space)
-    at_corners.interpolate(u)
-    owned = mesh.topology.index_map(2).size_local
-    cells = corner_space.dofmap.list[:owned]
-    part = (
-        corner_space.tabulate_dof_coordinates()[:, :2],
-        at_corners.x.array.reshape(-1, 2),
-        cells,
-        values.x.array[values.function_space.dofmap.list[:owned, 0]],
-    )
-    parts = comm.gather(part)
-    if parts is None:
-        return None
-    offsets = np.cumsum([0] + [len(p[0]) for p in parts[:-1]])
-    triangles = np.vstack([p[2].astype(np.int64) + o for p, o in zip(parts, offsets, strict=True)])
-    corners, displacement = (np.vstack([p[i] for p in parts]) for i in (0, 1))
-    return Picture(corners, displacement, triangles, np.concatenate([p[3] for p in parts]))
 
 
 def membrane_picture(run: Run, comm: MPI.Comm) -> Picture | None:
@@ -74,21 +23,6 @@ def membrane_picture(run: Run, comm: MPI.Comm) -> Picture | None:
     flux = run.membrane.flux
     norm = flux.cell_average(ufl.sqrt(ufl.inner(flux.value, flux.value)), name="stress norm")
     return picture(run.membrane.problem.u, norm, comm)
-
-
-def rve_picture(rve: PeriodicRVE, row: Array) -> Picture:
-    """The deformed RVE of a state row with the norm of its local stress."""
-    w, P = fluctuation(rve, row), local_flux(rve, row)
-    known = rve.equilibrium(row)
-    H = np.tensordot(known.gradient, mandel_basis(2), 1) - np.eye(2)
-    u = fem.Function(w.function_space)
-    u.interpolate(lambda x: H @ x[:2])
-    u.x.array[:] += w.x.array
-    norm = fem.Function(fem.functionspace(rve.cell.mesh, ("DG", 0)))
-    norm.x.array[:] = np.linalg.norm(P.x.array.reshape(-1, 4), axis=1)
-    drawn = picture(u, norm, MPI.COMM_SELF)
-    assert drawn is not None
-    return drawn
 
 
 def write_figures(

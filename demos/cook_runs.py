@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mpi4py import MPI
 
 import numpy as np
-from rich.progress import Progress
 
 from coupling import Closure, Ledger
 from coupling.contract import Array
+from demos.comparison import timed_steps
 from demos.cook import Membrane, membrane
-from solver_adapters.fenicsx import StepRecord, load_steps
+from solver_adapters.fenicsx import StepRecord
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import Energy, NeoHookean
 from solver_adapters.rve.meshes import UnitCell, centred_fibre, centred_void
@@ -83,35 +81,15 @@ def run(
     """Step the membrane to its full load (collective)."""
     macro = membrane(comm, closure, cells=cells, load=case.load)
     curve = [(0.0, 0.0)]
-    with Progress(disable=comm.rank > 0 or not title) as bar:
-        task = bar.add_task(title, total=1.0)
-
-        def on_step(record: StepRecord) -> None:
-            curve.append((record.load, float(macro.tip()[1])))
-            bar.update(task, completed=record.load)
-
-        start = time.perf_counter()
-        records = load_steps(macro.problem, macro.apply_load, steps=steps, on_step=on_step)
-        seconds = time.perf_counter() - start
-    ledger = merged(comm, macro.problem.ledger, *ledgers(closure))
-    return Run(macro, seconds, np.array(curve), macro.tip(), records, ledger)
-
-
-def ledgers(closure: Any) -> list[Ledger]:
-    """The ledgers inside a closure, found through the closures it is made of."""
-    inner = [getattr(closure, name) for name in ("inner", "fine") if hasattr(closure, name)]
-    own = [closure.ledger] if hasattr(closure, "ledger") else []
-    return own + [ledger for part in inner for ledger in ledgers(part)]
-
-
-def merged(comm: MPI.Comm, *parts: Ledger) -> Ledger:
-    """One ledger of several, over all ranks (collective)."""
-    total = Ledger()
-    for part in parts:
-        for name, n in part.counts.items():
-            total.count(name, n)
-        total.seconds.update(part.seconds)
-    return total.gathered(comm)
+    timed = timed_steps(
+        macro.problem,
+        closure,
+        macro.apply_load,
+        steps=steps,
+        title=title,
+        on_step=lambda record: curve.append((record.load, float(macro.tip()[1]))),
+    )
+    return Run(macro, timed.seconds, np.array(curve), macro.tip(), timed.records, timed.ledger)
 
 
 def stress_errors(comm: MPI.Comm, classical: Run, accelerated: Run) -> tuple[float, tuple[int, int]]:

@@ -29,9 +29,9 @@ from rich.table import Table
 
 from coupling import AcceleratedClosure, RangeGate, StretchFrame, together
 from coupling.files import write_atomically
+from coupling.report import write_report
 from demos.cook_figures import write_fields, write_figures
 from demos.cook_runs import CASES, Case, Run, create_rve, run, stress_errors, tip_error_over_steps
-from demos.report import write_report
 from surrogates import (
     EnergySurrogate,
     HoldOutErrors,

@@ -30,11 +30,11 @@ from rich.table import Table
 from coupling import together
 from coupling.errors import ModelError
 from coupling.files import write_atomically
+from coupling.report import write_report
 from coupling.serving import RemoteSurrogate
 from coupling.serving.settings import Settings
 from coupling.serving.starting import ensure_running
 from demos.cook_runs import CASES, Case, create_rve
-from demos.report import write_report
 from demos.served_figures import write_figures
 from demos.served_runs import POINTS, Killer, ServedRun, Timed, displacement_difference, served
 from surrogates import load_model, sample, save_model, stretch_design, train_energy_network

@@ -62,12 +62,27 @@ class Plate:
         self._profile = 0.5 + y[self._left] ** 2 * (3 - 2 * y[self._left])
         first, _ = self.theta.getOwnershipRange()
         self._held = (np.concatenate([self._left, self._right]) + first).astype(PETSc.IntType)
+        self._entering = np.zeros(2)
         self.ts = self._stepper(comm, dt)
 
     def left(self, t: float) -> Array:
         """Temperatures of this rank's nodes on the left edge at time t."""
         values: Array = self._profile * (1 + 0.8 * np.sin(2 * np.pi * t))
         return values
+
+    def entering(self) -> Array:
+        """Heat per time (2,) that enters at the left and the right edge, at the last iterate (collective)."""
+        total: Array = self.fluxes.comm.allreduce(self._entering)
+        return total
+
+    def temperatures(self) -> Array:
+        """Temperatures (nodes, nodes) of all ranks, row by row (collective)."""
+        natural = self.da.createNaturalVec()
+        self.da.globalToNatural(self.theta, natural)
+        whole = np.concatenate(self.fluxes.comm.allgather(natural.array_r.copy()))
+        natural.destroy()
+        temperatures: Array = whole.reshape(self.da.getSizes()[::-1])
+        return temperatures
 
     def close(self) -> None:
         """Destroy the PETSc objects (collective)."""
@@ -84,7 +99,7 @@ class Plate:
         ts.setIJacobian(self._jacobian, J)
         ts.setTimeStep(dt)
         ts.setExactFinalTime(PETSc.TS.ExactFinalTime.MATCHSTEP)
-        ts.snes.setTolerances(rtol=0.0, atol=1e-9, stol=0.0)
+        ts.snes.setTolerances(rtol=1e-6, stol=0.0)
         ts.snes.ksp.setType("preonly")
         ts.snes.ksp.pc.setType("lu")
         ts.snes.ksp.pc.setFactorSolverType("mumps")
@@ -95,6 +110,7 @@ class Plate:
     def _residual(self, ts: Any, t: float, x: Any, xdot: Any, f: Any) -> None:
         f.pointwiseMult(self.fluxes.volumes, xdot)
         self.fluxes.add_divergence(x, f)
+        self._entering = np.array([f.array_r[edge].sum() for edge in (self._left, self._right)])
         f.array_w[self._left] = x.array_r[self._left] - self.left(t)
         f.array_w[self._right] = x.array_r[self._right] - 0.5
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from coupling import AcceleratedClosure, Closure, Ledger, RangeGate, StretchFrame
 from coupling.contract import Array, Response
+from coupling.ledger import merged
 from coupling.serving import RemoteSurrogate
-from demos.cook_runs import Case, Run, create_rve, merged, run
+from demos.cook_runs import Case, Run, create_rve, run
 
 RANK, BEGIN, END, POINTS, LOSSES = range(5)
 """Columns of :attr:`ServedRun.requests`."""

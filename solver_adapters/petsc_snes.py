@@ -14,8 +14,9 @@ same one of several solutions. :meth:`WarmStart.solve` repeats a solve that fail
 Options, under the prefix of the SNES, override the arguments: see :class:`WarmStartOptions`.
 
 For guesses of linear solves PETSc has ``-ksp_guess_type fischer`` and ``pod``, which can be used at the same time:
-those act on the corrections inside a Newton iteration, these on where it starts. (With ``-ksp_type preonly`` they do
-nothing.) Under ``-snes_ksp_ew`` it is the linear iterations that become fewer.
+those act on the corrections inside a Newton iteration, these on where it starts. PETSc forgets what they know whenever
+the matrix changes, so that they help with ``-snes_lag_jacobian`` only. Under ``-snes_ksp_ew`` it is the linear
+iterations that a warm start saves.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from coupling.predictors import create_predictor
 from solver_adapters.warm_starts.options import TYPES, WarmStartOptions
+from solver_adapters.warm_starts.projection import ProjectionPredictor
 from solver_adapters.warm_starts.tangent import TangentPredictor
 from solver_adapters.warm_starts.time_steps import time_of_unknown
 from solver_adapters.warm_starts.tolerance import StartTolerance
@@ -55,8 +57,8 @@ def warm_start(
 
     Args:
         solver: a SNES, or a TS of type beuler, cn, theta, bdf, alpha or alpha2; with its function and options set.
-        predictor: "previous", "linear", "quadratic", "tangent", "pod", "dmd", "edmd" or "none", or any object of
-            :class:`coupling.guess.Predictor`.
+        predictor: "previous", "linear", "quadratic", "tangent", "projection", "pod", "dmd", "edmd" or "none", or any
+            object of :class:`coupling.guess.Predictor`.
         parameter: gives the load factor, time or parameters of the solve that begins, the same on all ranks. By default
             the number of converged solves so far; a TS gives its time.
         ledger: where the outcomes are entered, a new one by default.
@@ -181,6 +183,8 @@ class WarmStart:
         if chosen == "tangent":
             return chosen, TangentPredictor(self._snes)
         window, rank = self.options.window, self.options.rank
+        if chosen == "projection":
+            return chosen, ProjectionPredictor(self._snes, comm=self._comm, rank=rank or 8, window=window or 24)
         return chosen, create_predictor(chosen, comm=self._comm, rank=rank, window=window)
 
     def _start(self, snes: PETSc.SNES, x: PETSc.Vec) -> None:

@@ -5,29 +5,37 @@
 1. ``stretch_design`` chooses stretches, ``sample`` evaluates a fine-scale closure at them: a :class:`Dataset`.
 2. ``train_energy_network`` or ``fit_polynomial`` turn it into an :class:`EnergySurrogate`, a closure U → T.
 3. ``coupling.stretch.StretchFrame(surrogate)`` is the closure F → P that a macro adapter takes.
-4. ``save_model`` and ``load_model`` keep it as a folder.
+4. Without energies (conduction, small strain, several operands): ``box_design``, ``sample``, ``fit_polynomial_flux``.
+5. ``save_model`` and ``load_model`` keep it as a folder.
 """
 
+from surrogates.box import Box
 from surrogates.dataset import Dataset
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.model_card import HoldOutErrors, ModelCard
 from surrogates.model_folder import load_model, save_model
 from surrogates.polynomial_energy import PolynomialEnergy
-from surrogates.sampling import StretchDesign, sample, stretch_design
+from surrogates.polynomial_flux import FluxErrors, PolynomialFlux, fit_polynomial_flux
+from surrogates.sampling import Design, box_design, sample, stretch_design
 from surrogates.stretch_space import StretchBox
 from surrogates.training import fit_polynomial, train_energy_network
 
 __all__ = [
+    "Box",
     "Dataset",
+    "Design",
     "EnergyNetwork",
     "EnergySurrogate",
+    "FluxErrors",
     "HoldOutErrors",
     "ModelCard",
     "PolynomialEnergy",
+    "PolynomialFlux",
     "StretchBox",
-    "StretchDesign",
+    "box_design",
     "fit_polynomial",
+    "fit_polynomial_flux",
     "load_model",
     "sample",
     "save_model",

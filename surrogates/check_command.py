@@ -119,6 +119,7 @@ def _tables(model: Path, results: list[Result], waived: set[str], errors: dict[s
     for result in results:
         failed = "[yellow]waived" if result.name in waived else "[bold red]✗"
         error = "" if result.figure is None else f"{result.figure:.1e}"
-        table.add_row(result.name, "[green]✓" if result.passed else failed, error, escape(result.explanation))
+        passed = "[green]✓" if result.applies else "–"
+        table.add_row(result.name, passed if result.passed else failed, error, escape(result.explanation))
     names = tuple("held out" if name.startswith("hold") else "fresh" for name in errors)
     return [table, error_table("errors", *errors.values(), names=names)]

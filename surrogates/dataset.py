@@ -1,11 +1,11 @@
-"""Data sets: what a closure answered at sampled stretches, with where it came from, in one safetensors file."""
+"""Data sets: what a closure answered at sampled gradients, with where it came from, in one safetensors file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from coupling.contract import Array, ClosureSpec
-from coupling.errors import ModelError
+from coupling.errors import ContractError, ModelError
 from coupling.files import write_atomically
-from surrogates.stretch_space import StretchBox
+from surrogates.box import Box
+from surrogates.stretch_space import StretchBox, box_of
 
 FORMAT = 1
 _ARRAYS = ("gradient", "energy", "flux", "tangent")
@@ -24,15 +25,15 @@ _ARRAYS = ("gradient", "energy", "flux", "tangent")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Energies, fluxes and tangents at n stretches.
+    """Fluxes and tangents, and energies of stretches, at n gradients.
 
     Args:
         spec: specification of the closure that was sampled.
         box: the box that was sampled, the range of a surrogate trained on it.
-        gradient: U (n, k).
-        energy: Ŵ (n,), per reference volume, in the flux's unit.
-        flux: T = ∂Ŵ/∂U (n, k).
-        tangent: ∂T/∂U (n, k, k).
+        gradient: g (n, k); the stretch U for energy surrogates.
+        energy: Ŵ (n,), per reference volume, in the flux's unit; None where the closure has none.
+        flux: q (n, m); T = ∂Ŵ/∂U for energy surrogates.
+        tangent: ∂q/∂g (n, m, k).
         provenance: how the samples came about (RVE, closure, seed, dropped points); anything that JSON holds.
 
     Raises:
@@ -40,18 +41,18 @@ class Dataset:
     """
 
     spec: ClosureSpec
-    box: StretchBox
+    box: Box
     gradient: Array
-    energy: Array
+    energy: Array | None
     flux: Array
     tangent: Array
     provenance: dict[str, Any]
 
     def __post_init__(self) -> None:
-        n, k = len(self), self.spec.k
-        shapes = {"gradient": (n, k), "energy": (n,), "flux": (n, k), "tangent": (n, k, k)}
-        for name, shape in shapes.items():
-            array = getattr(self, name)
+        n, m, k = len(self), self.spec.m, self.spec.k
+        shapes = {"gradient": (n, k), "energy": (n,), "flux": (n, m), "tangent": (n, m, k)}
+        for name, array in self.arrays.items():
+            shape = shapes[name]
             if array.shape != shape or array.dtype != np.float64:
                 raise ModelError(f"{name} of the data set must be float64 {shape}, got {array.dtype} {array.shape}")
             if not np.isfinite(array).all():
@@ -61,11 +62,43 @@ class Dataset:
         return len(self.gradient)
 
     @property
+    def arrays(self) -> dict[str, Array]:
+        """The arrays that there are, by name."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    @property
+    def energies(self) -> Array:
+        """The energies.
+
+        Raises:
+            ContractError: where there are none.
+        """
+        if self.energy is None:
+            raise ContractError(
+                "the data set has no energies, which energy surrogates are trained on: sample stretches"
+            )
+        return self.energy
+
+    @property
+    def stretches(self) -> StretchBox:
+        """The box of a data set of stretches.
+
+        Raises:
+            ContractError: where it is one of something else.
+        """
+        if not isinstance(self.box, StretchBox):
+            raise ContractError(
+                f"energy surrogates are trained on stretches, the data set has {', '.join(self.spec.gradient)}: "
+                "fit a polynomial flux to it"
+            )
+        return self.box
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the box and the arrays, in hexadecimal."""
         digest = hashlib.sha256(json.dumps([self.box.lower, self.box.upper]).encode())
-        for name in _ARRAYS:
-            array = getattr(self, name)
+        for name, array in self.arrays.items():
             digest.update(f"{name}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         return digest.hexdigest()
@@ -85,8 +118,8 @@ class Dataset:
 
     def subset(self, index: Any) -> Dataset:
         """The samples of an index array or slice."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)[index]) for name in _ARRAYS}
-        return Dataset(self.spec, self.box, **arrays, provenance=self.provenance)
+        parts: dict[str, Any] = {name: np.ascontiguousarray(array[index]) for name, array in self.arrays.items()}
+        return replace(self, **parts)
 
     def save(self, path: str | Path) -> None:
         """Write one file; a file of that name is replaced at once, never half."""
@@ -98,8 +131,7 @@ class Dataset:
             "provenance": self.provenance,
             "fingerprint": self.fingerprint,
         }
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        write_atomically(path, save(arrays, {"card": json.dumps(card, allow_nan=False)}))
+        write_atomically(path, save(self.arrays, {"card": json.dumps(card, allow_nan=False)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Dataset:
@@ -113,8 +145,8 @@ class Dataset:
             if card["format"] > FORMAT:
                 raise ModelError(f"{path}: data set format {card['format']} is newer than {FORMAT}: update twoscale")
             spec = spec_from_json(card["spec"])
-            box = StretchBox.of(card["lower"], card["upper"])
-            dataset = cls(spec, box, **{n: arrays[n] for n in _ARRAYS}, provenance=card["provenance"])
+            box = box_of(spec, card["lower"], card["upper"])
+            dataset = cls(spec, box, **{"energy": None, **arrays}, provenance=card["provenance"])  # type: ignore[arg-type]
             expected = card["fingerprint"]
         except (KeyError, TypeError) as error:
             raise ModelError(f"{path}: the data set lacks or garbles {error}: sample it again") from error

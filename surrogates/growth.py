@@ -27,7 +27,7 @@ class Growth:
         backend: where it evaluates.
     """
 
-    def __init__(self, coefficient: float, k: int, backend: Backend) -> None:
+    def __init__(self, coefficient: float | Tensor, k: int, backend: Backend) -> None:
         self.coefficient, self.k = coefficient, k
         self._derivative = backend.array(_determinant_derivative(k).reshape(-1, k * k))
 

@@ -43,13 +43,18 @@ class HoldOutErrors:
         """Errors of predictions (n,), (n, k), (n, k, k) at the samples of a data set."""
         figures: dict[str, float] = {}
         for name, value, exact in (
-            ("energy", energy, data.energy),
+            ("energy", energy, data.energies),
             ("flux", flux, data.flux),
             ("tangent", tangent, data.tangent),
         ):
-            error, scale = _norms(value - exact), _rms(_norms(exact))
-            figures |= {f"{name}_rms": _rms(error) / scale, f"{name}_max": float(error.max()) / scale}
+            figures[f"{name}_rms"], figures[f"{name}_max"] = relative_errors(value, exact)
         return cls(**figures, flux_max_absolute=float(_norms(flux - data.flux).max()), samples=len(data))
+
+
+def relative_errors(values: Array, exact: Array) -> tuple[float, float]:
+    """Root mean square and maximum of the error at n points, over the root mean square of the exact values."""
+    error, scale = _norms(values - exact), _rms(_norms(exact))
+    return _rms(error) / scale, float(error.max()) / scale
 
 
 def _norms(values: Array) -> Array:

@@ -48,12 +48,15 @@ class PartialSamples:
 
     def add(self, start: int, points: Array, response: Response) -> None:
         """Keep the answer to a batch."""
-        arrays = {"gradient": points, "flux": response.flux, "tangent": response.tangent, "status": response.status}
-        assert response.energy is not None
-        write_atomically(
-            self._file(start),
-            save({k: np.ascontiguousarray(v) for k, v in arrays.items()} | {"energy": response.energy}),
-        )
+        arrays: dict[str, Any] = {
+            "gradient": points,
+            "flux": response.flux,
+            "tangent": response.tangent,
+            "status": response.status,
+        }
+        if response.energy is not None:
+            arrays["energy"] = response.energy
+        write_atomically(self._file(start), save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
 
     def stop(self) -> None:
         """Have all ranks stop before their next batch."""

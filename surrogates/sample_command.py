@@ -26,26 +26,32 @@ RVE = "solver_adapters.rve.choice:chosen_rve"
 
 def sample(
     cell: Annotated[
-        str, typer.Argument(metavar="CELL", help="fibre, void, laminate, a mesh file, or module:object of a closure")
+        str,
+        typer.Argument(
+            metavar="CELL", help="fibre, void, sphere, laminate, a mesh file, an image, or module:object of a closure"
+        ),
     ],
-    lower: Annotated[str, typer.Option(metavar="U11,U22,√2U12", help="lower bounds of the stretch, Mandel components")],
-    upper: Annotated[str, typer.Option(metavar="U11,U22,√2U12", help="upper bounds")],
+    lower: Annotated[str, typer.Option(metavar="G1,G2,…", help="lower bounds of the gradient")],
+    upper: Annotated[str, typer.Option(metavar="G1,G2,…", help="upper bounds")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="the data set, a .safetensors file")],
     samples: Annotated[int, typer.Option(min=1, help="number of stretches")] = 500,
     seed: Annotated[int, typer.Option(help="of the scrambled Sobol sequence")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="stretches that are kept together")] = 8,
-    material: Annotated[list[str] | None, typer.Option(metavar="TAG=LAW:MU,LAMBDA", help="as for twoscale rve")] = None,
-    fraction: Annotated[float | None, typer.Option(help="area fraction of the inclusion of a generated cell")] = None,
+    material: Annotated[list[str] | None, typer.Option(metavar="TAG=LAW:NUMBERS", help="as for twoscale rve")] = None,
+    boundary: Annotated[str, typer.Option(help="periodic, linear or uniform, on the faces of the cell")] = "periodic",
+    fraction: Annotated[float | None, typer.Option(help="of the inclusion of a generated cell")] = None,
     size: Annotated[float | None, typer.Option(help="largest edge of its mesh; default 0.1")] = None,
     tag_name: Annotated[str | None, typer.Option(help="cell data of a mesh file that tells the materials")] = None,
+    leave_out: Annotated[int | None, typer.Option(metavar="TAG", help="void pixels or voxels of an image")] = None,
     degree: Annotated[int, typer.Option(min=1, max=4, help="of the fluctuation field")] = 2,
     unit: Annotated[str, typer.Option(help="of the moduli, and so of the stress")] = "1",
     as_json: Annotated[bool, typer.Option("--json", help="write JSON")] = False,
 ) -> None:
-    """Sample a unit cell, or a closure of your own, over a box of stretches U: a data set for twoscale train.
+    """Sample a unit cell, or a closure of your own, over a box of gradients: a data set for twoscale train and run.
 
-    The box must hold the identity, 1,1,0. Finished batches are kept in FILE.partial: after Ctrl-C, a time limit or a
-    crash the same command goes on, on any number of ranks.
+    The gradient is the one of twoscale rve, but at finite strain the stretch U in Mandel form: U11, U22, √2·U12, in 3D
+    U11, U22, U33, √2·U23, √2·U13, √2·U12; its box must hold the identity. Finished batches are kept in FILE.partial:
+    after Ctrl-C, a time limit or a crash the same command goes on, on any number of ranks.
 
     [b]Exit code[/b]: 1 where nothing could be sampled or FILE is there already, 130 after Ctrl-C.
 
@@ -64,7 +70,8 @@ def sample(
     from surrogates.sampling import SamplingInterrupted
 
     comm = MPI.COMM_WORLD
-    options = {"fraction": fraction, "size": size, "tag_name": tag_name, "degree": degree, "flux_unit": unit}
+    shape = {"fraction": fraction, "size": size, "tag_name": tag_name, "leave_out": leave_out}
+    options = shape | {"boundary": boundary, "degree": degree, "flux_unit": unit}
     fine_scale = {"cell": cell, "materials": material or [], **options}
     with errors_told(rank=comm.rank):
         try:
@@ -97,12 +104,12 @@ def _sampled(
     batch: int,
 ) -> Dataset:
     """The data set, which rank 0 has written (collective)."""
+    from surrogates.sampling import design_for
     from surrogates.sampling import sample as sample_closure
-    from surrogates.sampling import stretch_design
 
     together(comm, lambda: _check_free(out) if comm.rank == 0 else None)
-    design = stretch_design(*bounds, samples, seed=seed)
     closure, provenance = together(comm, lambda: _fine_scale(**fine_scale))
+    design = design_for(closure.spec, *bounds, samples, seed=seed)
     data = sample_closure(closure, design, comm=comm, batch=batch, provenance=provenance, keep=_partial(out))
     together(comm, lambda: _finish(data, out) if comm.rank == 0 else None)
     return data
@@ -119,7 +126,7 @@ def _fine_scale(cell: str, materials: list[str], **options: Any) -> tuple[Closur
     """The closure of a cell or ``module:object``, and what it is."""
     file = Path(cell)
     if ":" in cell and not file.exists():
-        shaping = [name for name in ("fraction", "size", "tag_name") if options[name] is not None]
+        shaping = [name for name in ("fraction", "size", "tag_name", "leave_out") if options[name] is not None]
         if shaping or materials:
             words = ", ".join(
                 "--" + name.replace("_", "-") for name in [*shaping, *(["material"] if materials else [])]

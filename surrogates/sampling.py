@@ -1,7 +1,7 @@
-"""Sampling a closure: a low-discrepancy design in a box of stretches, evaluated on all ranks of a communicator.
+"""Sampling a closure: a low-discrepancy design in a box of gradients, evaluated on all ranks of a communicator.
 
-Rotations are removed beforehand: the design lives in stretch space, so that no sample is spent on a mere change of
-frame.
+At finite strain rotations are removed beforehand: the design lives in stretch space, so that no sample is spent on a
+mere change of frame.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from rich.progress import Progress
 from scipy.stats import qmc
 
 from coupling.agreement import together
-from coupling.contract import Array, Closure, Response, Status, usable
+from coupling.contract import Array, Closure, ClosureSpec, Response, Status, usable
 from coupling.errors import ClosureError, ContractError
+from coupling.interrupts import Interrupts
 from coupling.polar import positive_definite
+from surrogates.box import Box
 from surrogates.dataset import Dataset
-from surrogates.interrupts import Interrupts
 from surrogates.partial_samples import PartialSamples
-from surrogates.stretch_space import StretchBox, check_stretch_spec, stretch_reference
+from surrogates.stretch_space import StretchBox, box_of, check_stretch_spec, stretch_reference
 
 
 class SamplingInterrupted(KeyboardInterrupt):
@@ -33,17 +34,17 @@ class SamplingInterrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class StretchDesign:
-    """Stretches to sample: ``points`` (n, k), all in ``box`` and positive definite, drawn with ``seed``."""
+class Design:
+    """Gradients to sample: ``points`` (n, k), all in ``box``, drawn with ``seed``."""
 
     points: Array
-    box: StretchBox
+    box: Box
     seed: int
 
 
 def stretch_design(
     lower: Sequence[float], upper: Sequence[float], n: int, *, seed: int, include_reference: bool = True
-) -> StretchDesign:
+) -> Design:
     """N positive-definite stretches from a scrambled Sobol sequence in the box lower ≤ U ≤ upper.
 
     Sobol points under a random linear matrix scramble and a digital shift (Matoušek 1998, On the L2-discrepancy for
@@ -73,12 +74,44 @@ def stretch_design(
         block = box.lower + sobol.random(256) * width
         points = np.vstack((points, block[positive_definite(block)]))
         drawn += len(block)
-    return StretchDesign(np.ascontiguousarray(points[:n]), box, seed)
+    return Design(np.ascontiguousarray(points[:n]), box, seed)
+
+
+def box_design(lower: Sequence[float], upper: Sequence[float], n: int, *, seed: int) -> Design:
+    """N gradients of any kind from a scrambled Sobol sequence in the box lower ≤ g ≤ upper; a larger n goes on.
+
+    Args:
+        lower: k lower bounds.
+        upper: k upper bounds.
+        n: number of points.
+        seed: of the scrambling.
+
+    Raises:
+        ContractError: where the box is not one.
+    """
+    box = Box.of(lower, upper)
+    sobol = qmc.Sobol(box.k, scramble=True, seed=np.random.default_rng(seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that n is no power of two
+        points = np.array(box.lower) + sobol.random(n) * (2 * box.half_width)
+    return Design(np.ascontiguousarray(points), box, seed)
+
+
+def design_for(spec: ClosureSpec, lower: Sequence[float], upper: Sequence[float], n: int, *, seed: int) -> Design:
+    """The design of a closure: :func:`stretch_design` where it takes stretches, else :func:`box_design`.
+
+    Raises:
+        ContractError: bounds that are no box of the closure's gradients.
+    """
+    if len(lower) != spec.k:
+        raise ContractError(f"the box needs {spec.k} components, {', '.join(spec.gradient)}, got {len(lower)}")
+    make = stretch_design if isinstance(box_of(spec, lower, upper), StretchBox) else box_design
+    return make(lower, upper, n, seed=seed)
 
 
 def sample(
     closure: Closure,
-    design: StretchDesign,
+    design: Design,
     *,
     comm: Any,
     dt: float = 0.0,
@@ -94,7 +127,8 @@ def sample(
     ``provenance["dropped"]`` and warned about.
 
     Args:
-        closure: from stretches to fluxes with energy; every rank passes its own, equal one.
+        closure: with a design of stretches, one from stretches to fluxes with energy; every rank passes its own, equal
+            one.
         design: where to evaluate it.
         comm: the ranks that share the work.
         dt: length of the increment.
@@ -105,12 +139,14 @@ def sample(
             on from there, on any number of ranks. None keeps nothing. The caller deletes it.
 
     Raises:
-        ContractError: where the closure is not one of stretches, or gives no energy.
+        ContractError: where design and closure do not fit, or a closure of stretches gives no energy.
         ClosureError: where no point is usable.
         ModelError: where ``keep`` holds samples of something else.
         SamplingInterrupted: on every rank, where Ctrl-C reached one of them.
     """
-    check_stretch_spec(closure.spec)
+    stretches = isinstance(design.box, StretchBox)
+    if stretches:
+        check_stretch_spec(closure.spec)
     if closure.spec.k != design.box.k:
         raise ContractError(
             f"the design has {design.box.k} components and the closure {closure.spec.k}: make one for the other"
@@ -125,14 +161,14 @@ def sample(
     def evaluate_share(interrupts: Interrupts) -> tuple[dict[int, Response], bool]:
         share: dict[int, Response] = {}
         with Progress(console=Console(stderr=True), disable=not (progress and comm.rank == 0)) as bar:
-            description = f"sampling the fine scale at {len(design.points)} stretches"
+            description = f"sampling the fine scale at {len(design.points)} {'stretches' if stretches else 'gradients'}"
             task = bar.add_task(description, total=total, completed=total - len(due))
             for start in due:
                 if kept is not None and kept.stopped():
                     return share, True
                 try:
                     with interrupts.raised():
-                        share[start] = _evaluate(closure, batches[start], dt)
+                        share[start] = _evaluate(closure, batches[start], dt, with_energy=stretches)
                 except KeyboardInterrupt:
                     if kept is not None:
                         kept.stop()
@@ -152,18 +188,18 @@ def sample(
     return _assemble(closure, design, [answers[start] for start in sorted(answers)], provenance or {}, comm.rank == 0)
 
 
-def _evaluate(closure: Closure, points: Array, dt: float) -> Response:
+def _evaluate(closure: Closure, points: Array, dt: float, *, with_energy: bool) -> Response:
     points = np.ascontiguousarray(points)
     response = closure.evaluate(points, closure.initial_state(len(points)), dt)
-    if response.energy is None:
+    if with_energy and response.energy is None:
         raise ContractError(
             f"{type(closure).__name__} answers no energy, which energy surrogates are trained on: fill Response.energy"
         )
-    return replace(response, state=None)
+    return replace(response, state=None, energy=response.energy if with_energy else None)
 
 
 def _assemble(
-    closure: Closure, design: StretchDesign, answers: list[Response], provenance: dict[str, Any], speaker: bool
+    closure: Closure, design: Design, answers: list[Response], provenance: dict[str, Any], speaker: bool
 ) -> Dataset:
     status = np.concatenate([a.status for a in answers])
     keep = usable(status)
@@ -172,11 +208,12 @@ def _assemble(
         raise ClosureError(f"none of the {len(keep)} samples is usable ({dropped}): shrink the box {design.box}")
     if dropped and speaker:
         warnings.warn(f"{(~keep).sum()} of {len(keep)} samples dropped: {dropped}", stacklevel=3)
+    energies = [a.energy for a in answers if a.energy is not None]
     return Dataset(
         replace(closure.spec, state_size=0),
         design.box,
         np.ascontiguousarray(design.points[keep]),
-        np.concatenate([a.energy for a in answers if a.energy is not None])[keep],
+        np.concatenate(energies)[keep] if energies else None,
         np.concatenate([a.flux for a in answers])[keep],
         np.concatenate([a.tangent for a in answers])[keep],
         provenance | {"seed": design.seed, "closure": type(closure).__name__, "asked": len(keep), "dropped": dropped},

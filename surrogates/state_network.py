@@ -89,6 +89,7 @@ def train_state_network(
     hidden: Sequence[int] = (16, 16),
     validation: float = 0.15,
     max_iterations: int = 200,
+    decay: float = 1e-8,
     seed: int = 0,
 ) -> StateNetwork:
     """Learn from earlier runs how states depend on parameters (collective).
@@ -105,6 +106,8 @@ def train_state_network(
         hidden: widths of the hidden layers.
         validation: fraction of the samples held out.
         max_iterations: of Levenberg–Marquardt.
+        decay: weight of the squared parameters of the network beside its relative mean square error; it makes the
+            network smooth where runs are few.
         seed: of the initial weights and of the choice of the samples held out.
 
     Raises:
@@ -117,7 +120,7 @@ def train_state_network(
     inputs, targets = _increments(x, z, lengths) if history else (x, z)
 
     def train() -> tuple[list[tuple[Array, Array]], float]:
-        return _trained(inputs, targets, tuple(hidden), validation, max_iterations, seed)
+        return _trained(inputs, targets, tuple(hidden), validation, max_iterations, decay, seed)
 
     def on_first_rank() -> Any:
         return train() if comm.rank == 0 else None
@@ -164,7 +167,13 @@ def _increments(x: Array, z: Array, lengths: Sequence[int]) -> tuple[Array, Arra
 
 
 def _trained(
-    inputs: Array, targets: Array, hidden: tuple[int, ...], validation: float, max_iterations: int, seed: int
+    inputs: Array,
+    targets: Array,
+    hidden: tuple[int, ...],
+    validation: float,
+    max_iterations: int,
+    decay: float,
+    seed: int,
 ) -> tuple[list[tuple[Array, Array]], float]:
     """Layers (W, b) of the network in the units of the arguments, and its relative error on what was held out."""
     rng = np.random.default_rng(seed)
@@ -176,7 +185,7 @@ def _trained(
     size = float(np.sqrt(np.mean(np.sum(targets**2, axis=1)))) or 1.0
     widths = (inputs.shape[1], *hidden, targets.shape[1])
     wanted = np.asarray(targets / size, dtype=np.float64)
-    fit, check = _Fit(scaled[used], wanted[used], widths), _Fit(scaled[held], wanted[held], widths)
+    fit, check = _Fit(scaled[used], wanted[used], widths, decay), _Fit(scaled[held], wanted[held], widths)
     best = fit.initial(rng)
     lowest = check.cost(best)
     for iteration, (theta, _) in enumerate(levenberg_marquardt(fit, best), start=1):
@@ -192,11 +201,11 @@ def _trained(
 
 
 class _Fit:
-    """Mean square error of the network of parameters θ = (W_0, b_0, W_1, …) at scaled samples."""
+    """Mean square error of the network of parameters θ = (W_0, b_0, W_1, …) at scaled samples, plus decay ‖θ‖²."""
 
-    def __init__(self, inputs: Array, targets: Array, widths: tuple[int, ...]) -> None:
+    def __init__(self, inputs: Array, targets: Array, widths: tuple[int, ...], decay: float = 0.0) -> None:
         self._inputs, self._targets = torch.from_numpy(inputs), torch.from_numpy(targets)
-        self._widths = widths
+        self._widths, self._decay = widths, decay
 
     def initial(self, rng: np.random.Generator) -> Array:
         """Random θ: weights normal with variance 1/inputs, biases uniform in (−1, 1)."""
@@ -215,17 +224,19 @@ class _Fit:
         return found
 
     def cost(self, theta: Array) -> float:
-        """Mean over the samples of the squared error."""
+        """Mean over the samples of the squared error, plus decay ‖θ‖²."""
         r = self._forward(torch.from_numpy(theta), self._inputs) - self._targets
-        return float((r * r).sum() / len(self._inputs))
+        return float((r * r).sum() / len(self._inputs)) + self._decay * float(theta @ theta)
 
     def normal_equations(self, theta: Array) -> tuple[Array, Array]:
-        """JᵀJ and Jᵀr of the residuals r of :meth:`cost`."""
+        """JᵀJ and Jᵀr of the residuals r whose squares :meth:`cost` sums."""
         at = torch.from_numpy(theta)
         jacobian = _func.vmap(_func.jacrev(self._forward), in_dims=(None, 0))(at, self._inputs)
         J = jacobian.reshape(-1, at.numel()) / len(self._inputs) ** 0.5
         r = (self._forward(at, self._inputs) - self._targets).reshape(-1) / len(self._inputs) ** 0.5
-        return (J.T @ J).numpy(), (J.T @ r).numpy()
+        gram: Array = (J.T @ J).numpy()
+        gram[np.diag_indices_from(gram)] += self._decay
+        return gram, (J.T @ r).numpy() + self._decay * theta
 
     def _forward(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         values = inputs

@@ -8,14 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, mandel_components
 from coupling.errors import ContractError
 from coupling.polar import positive_definite
+from surrogates.box import Box
 
 
 def stretch_reference(k: int) -> Array:
@@ -51,8 +50,16 @@ def check_stretch_spec(spec: ClosureSpec) -> None:
         )
 
 
+def box_of(spec: ClosureSpec, lower: Sequence[float], upper: Sequence[float]) -> Box:
+    """The range of samples of a closure: a :class:`StretchBox` where it takes stretches, else any box."""
+    dims = {3: 2, 6: 3}
+    if spec.k in dims and spec.gradient == mandel_components("U", dims[spec.k]):
+        return StretchBox.of(lower, upper)
+    return Box.of(lower, upper)
+
+
 @dataclass(frozen=True)
-class StretchBox:
+class StretchBox(Box):
     """The box lower ≤ U ≤ upper of Mandel components.
 
     Args:
@@ -63,32 +70,14 @@ class StretchBox:
         ContractError: where the bounds do not enclose the reference stretch with some room.
     """
 
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
-
     def __post_init__(self) -> None:
-        lower, upper, reference = np.array(self.lower), np.array(self.upper), stretch_reference(len(self.lower))
-        if lower.shape != upper.shape:
-            raise ContractError(
-                f"the box has {len(lower)} lower and {len(upper)} upper bounds: give one pair per component"
-            )
-        if not (np.isfinite(lower).all() and np.isfinite(upper).all() and (lower < upper).all()):
-            raise ContractError(f"every lower bound must be below its upper bound, got {self.lower} and {self.upper}")
-        if not ((lower <= reference) & (reference <= upper)).all():
+        reference = stretch_reference(len(self.lower))
+        super().__post_init__()
+        if not self.contains(reference[None])[0]:
             raise ContractError(
                 f"the box {self.lower} to {self.upper} must contain the reference stretch {reference}, "
                 "where energy and stress vanish"
             )
-
-    @classmethod
-    def of(cls, lower: Sequence[float] | Array, upper: Sequence[float] | Array) -> StretchBox:
-        """The box of any two sequences of k numbers."""
-        return cls(tuple(float(v) for v in lower), tuple(float(v) for v in upper))
-
-    @property
-    def k(self) -> int:
-        """Number of Mandel components."""
-        return len(self.lower)
 
     @property
     def scale(self) -> Array:
@@ -101,12 +90,3 @@ class StretchBox:
         """Whether all of the box is positive definite: where its corners are, since such tensors form a convex cone."""
         corners = np.array(list(itertools.product(*zip(self.lower, self.upper, strict=True))))
         return bool(positive_definite(corners).all())
-
-    def contains(self, stretch: Array) -> NDArray[np.bool_]:
-        """Mask (n,) of the stretches (n, k) in the box, bounds included."""
-        lower, upper = self._bounds
-        return np.asarray(((stretch >= lower) & (stretch <= upper)).all(axis=1))
-
-    @cached_property
-    def _bounds(self) -> tuple[Array, Array]:
-        return np.array(self.lower), np.array(self.upper)

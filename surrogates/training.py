@@ -108,7 +108,7 @@ def fit_polynomial(
         ContractError: where the data set is too small, to hold anything out or for the number of coefficients.
     """
     train, held = _split(dataset, (hold_out,), seed)
-    k, scale = dataset.spec.k, dataset.box.scale
+    k, scale = dataset.spec.k, dataset.stretches.scale
     monomials = Monomials.up_to(degree, k)
     free = len(monomials.exponents) - 1 - k
     x, targets, weights = _Scaling(train, growth=0.0).problem(train)
@@ -121,7 +121,7 @@ def fit_polynomial(
     matrix = (rows[:, :, 1 + k :] * weights[:, None]).reshape(-1, free)
     norms = np.linalg.norm(matrix, axis=0)
     solution = np.linalg.lstsq(matrix / norms, (targets * weights).ravel(), rcond=1e-13)[0] / norms
-    energy_scale = _rms(train.energy)
+    energy_scale = _rms(train.energies)
     coefficients = np.concatenate((np.zeros(1 + k), energy_scale * solution))
     polynomial = PolynomialEnergy({"coefficients": coefficients, "scale": scale}, degree, k, device)
     return _with_card(polynomial, dataset, held, {"method": "linear least squares", "seed": seed, "hold_out": hold_out})
@@ -135,21 +135,21 @@ class _Scaling:
     """
 
     def __init__(self, train: Dataset, growth: float | None = None) -> None:
-        self.scale, self.energy_scale = train.box.scale, _rms(train.energy)
+        self.scale, self.energy_scale = train.stretches.scale, _rms(train.energies)
         self.growth = 1e-3 * _rms(train.tangent) if growth is None else growth
         k = train.spec.k
         i, j = np.triu_indices(k)
         self._upper = (i, j)
         self._units = np.concatenate(([1.0], self.scale, self.scale[i] * self.scale[j])) / self.energy_scale
         once_or_twice = np.where(i == j, 1.0, np.sqrt(2.0))
-        norms = (_rms(train.energy), _rms(train.flux), _rms(train.tangent))
+        norms = (_rms(train.energies), _rms(train.flux), _rms(train.tangent))
         self._weights = (
             np.concatenate(([1.0 / norms[0]], np.full(k, 1.0 / norms[1]), once_or_twice / norms[2])) / self._units
         )
 
     def problem(self, data: Dataset) -> tuple[Array, Array, Array]:
         """Coordinates x (n, k), target jets (n, C) less the growth term, and weights (C,)."""
-        energy, flux, tangent = data.energy.copy(), data.flux.copy(), data.tangent.copy()
+        energy, flux, tangent = data.energies.copy(), data.flux.copy(), data.tangent.copy()
         Growth(-self.growth, data.spec.k, NumpyBackend()).add(data.gradient, energy, flux, tangent)
         jets = np.hstack((energy[:, None], flux, tangent[:, self._upper[0], self._upper[1]]))
         x = (data.gradient - np.array(data.spec.reference)) / self.scale
@@ -190,7 +190,7 @@ def _with_card(potential: Potential, dataset: Dataset, held: Dataset, training: 
         for precision in get_args(Precision)
     )
     errors, added = HoldOutErrors.of(held, *double), Float32Errors.of(single, double)
-    card = ModelCard(dataset.spec, dataset.box, errors, dataset.fingerprint, dataset.provenance, training, added)
+    card = ModelCard(dataset.spec, dataset.stretches, errors, dataset.fingerprint, dataset.provenance, training, added)
     return EnergySurrogate(potential, card)
 
 

@@ -9,7 +9,16 @@ import torch
 
 from coupling.closed_forms import StretchNeoHookean
 from coupling.polar import mandel_basis
-from surrogates import EnergyNetwork, PolynomialEnergy, sample, stretch_design
+from surrogates import (
+    EnergyNetwork,
+    EnergySurrogate,
+    HoldOutErrors,
+    ModelCard,
+    PolynomialEnergy,
+    StretchBox,
+    sample,
+    stretch_design,
+)
 from surrogates.energy_network import weight_shapes
 from surrogates.polynomial_energy import Monomials
 from surrogates.stretch_space import stretch_reference
@@ -42,6 +51,14 @@ def random_polynomial(degree, k, seed=0, device="cpu"):
     coefficients = rng.normal(size=len(Monomials.up_to(degree, k).exponents))
     coefficients[: 1 + k] = 0.0
     return PolynomialEnergy({"coefficients": coefficients, "scale": rng.uniform(0.2, 0.3, k)}, degree, k, device)
+
+
+def surrogate_of(potential):
+    """A potential as a surrogate for the stretches of :data:`BOX`."""
+    k = len(potential.weights["scale"])
+    errors = HoldOutErrors(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3e-3, 10)
+    card = ModelCard(stretch_spec(k), StretchBox.of(*BOX[2 if k == 3 else 3]), errors, "", {}, {})
+    return EnergySurrogate(potential, card)
 
 
 def autodiff(energy, U):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,19 +177,101 @@ def test_rve_in_three_dimensions(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nowhere.msh",), "neither a file nor one of fibre, void, laminate"),
+        (("nowhere.msh",), "neither a file nor one of fibre, void, sphere, laminate"),
         (("void", "--material", "1=rubber:1,1"), "no material 'rubber'"),
-        (("void", "--material", "1:neo-hookean=1,1"), "TAG=LAW:MU,LAMBDA"),
+        (("void", "--material", "1:neo-hookean=1,1"), "TAG=LAW:NUMBERS"),
         (("void", "--material", "1=neo-hookean:-1,1"), "above 0"),
         (("void", "--tag-name", "phase"), "leave it out"),
         (("void", "--gradient", "1,0,0"), "4 components F11,F12,F21,F22, got 3"),
         (("void", "--gradient", "1,0,0,-1"), "det F > 0"),
         (("void", "--fraction", "0.9"), "fraction must lie between"),
+        (("void", "--leave-out", "0"), "--leave-out shape other cells, but void is generated: leave it out"),
+        (("void", "--material", "1=isotropic:1"), "'1=isotropic:1': takes MU,LAMBDA, got 1 numbers"),
+        (("void", "--material", "1=conduction:0"), "K must be above 0"),
+        (("void", "--material", "1=conduction:1", "--kinematics", "small-strain"), "but the problem is small-strain"),
+        (("fibre", "--material", "1=conduction:1"), "tag [2] have no material"),
     ],
 )
 def test_what_rve_refuses(words, message):
     pytest.importorskip("dolfinx")
     assert message in refuse("rve", *words)
+
+
+def layers(*laws):
+    return [word for tag, law in enumerate(laws, start=1) for word in ("--material", f"{tag}={law}")]
+
+
+def test_rve_of_other_kinematics_is_told_by_the_laws(tmp_path):
+    """Layers with normal e₁: the normal modulus and the conductivity across are harmonic means, along arithmetic."""
+    words = ("laminate", "--size", "0.5", "--json")
+    told = succeed("rve", *words, *layers("isotropic:1,1.5", "isotropic:10,15"), "--gradient", "0.1,0,0")
+    assert told["components"]["gradient"] == ["ε11", "ε22", "√2·ε12"]
+    assert told["flux"][0] == pytest.approx(0.1 / np.mean([1 / 3.5, 1 / 35]))
+    assert told["energy"] == pytest.approx(0.05 * told["flux"][0])
+    picture = tmp_path / "cell.png"
+    told = succeed("rve", *words, *layers("conduction:1", "conduction:9"), "--gradient", "1,1", "--picture", picture)
+    assert told["flux"] == pytest.approx([-1.8, -5.0])
+    assert picture.read_bytes().startswith(b"\x89PNG") and "energy" not in told
+    told = succeed("rve", *words, *layers("field-conduction:1,1", "field-conduction:9,9"), "--gradient", "2,0,1")
+    assert told["flux"] == pytest.approx([0.0, -15.0])
+    assert np.shape(told["tangent"]) == (2, 3)
+
+
+def test_rve_of_an_image_and_its_boundary_conditions(tmp_path):
+    """A chequerboard: Voigt–Reuss bounds, and uniform ≤ periodic ≤ linear; with voids left out, less than any."""
+    image = tmp_path / "board.npy"
+    np.save(image, np.kron([[0, 1], [1, 0]], np.ones((4, 4), dtype=int)))
+    words = ("rve", image, "--degree", 1, "--json")
+    laws = ("--material", "0=conduction:1", "--material", "1=conduction:9")
+    kinds = ("uniform", "periodic", "linear")
+    kappa = [-succeed(*words, *laws, "--boundary", kind)["reference_tangent"][0][0] for kind in kinds]
+    assert 1.8 < kappa[0] < kappa[1] < kappa[2] < 5.0
+    image_with_hole = np.ones((6, 6), dtype=int)
+    image_with_hole[2:4, 2:4] = 0
+    np.save(image, image_with_hole)
+    hole = succeed(*words, "--material", "1=conduction:1", "--leave-out", "0")["reference_tangent"]
+    assert 0.5 < -hole[0][0] < 1 - 1 / 9
+
+
+def test_rve_of_a_sphere_in_small_strain():
+    words = ("rve", "sphere", "--kinematics", "small-strain", "--degree", 1, "--size", "0.4", "--json")
+    tangent = np.array(succeed(*words)["reference_tangent"])
+    assert tangent.shape == (6, 6)
+    assert 3.5 < tangent[0, 0] < 35 and np.linalg.eigvalsh(tangent).min() > 2.0
+
+
+def test_rve_under_mpirun_tells_once():
+    mpirun = shutil.which("mpirun") or pytest.skip("no mpirun")
+    words = [mpirun, "-n", "2", sys.executable, "-m", "coupling", "rve", "laminate", "--size", "0.5", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["flux"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected", "missing"),
+    [
+        ("ru", ["run"], "surrogates"),
+        ("rve --kin", ["--kinematics"], "surrogates"),
+        ("rve vo", ["void"], "surrogates"),
+        ("rve void --boundary ", ["periodic", "linear", "uniform"], "surrogates"),
+        ("train --fam", ["--family"], "solver_adapters"),
+        ("run --ex", ["--example"], "surrogates"),
+    ],
+)
+def test_completion_imports_the_named_command_only(typed, expected, missing):
+    """The other packages need not even be there, once the command is named."""
+    blocked = f"sys.modules['{missing}'] = None; " if " " in typed else ""
+    program = f"import sys; {blocked}from coupling.command_line import main; main()"
+    asked = {
+        "_TWOSCALE_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"twoscale {typed}",
+        "COMP_CWORD": f"{len(typed.split(' '))}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False, env=os.environ | asked
+    )
+    assert done.stdout.split() == expected, done.stderr
 
 
 @pytest.mark.parametrize("text", ["1,0,zero,1", "", "1,nan,0,1", "1;0;0;1"])
@@ -203,11 +286,25 @@ def test_sampled_data_are_the_law(data):
     assert [path.name for path in data.parent.iterdir() if "partial" in path.name] == []
 
 
+def test_sample_of_a_conductivity_that_depends_on_the_field(tmp_path):
+    pytest.importorskip("dolfinx")
+    out = tmp_path / "layers.safetensors"
+    laws = layers("field-conduction:1,1", "field-conduction:9,9")
+    box = ("--lower", "0,-1,-1", "--upper", "2,1,1", "--samples", 12)
+    assert succeed("sample", "laminate", "--size", "0.5", *laws, *box, "--out", out, "--json")["samples"] == 12
+    loaded = Dataset.load(out)
+    theta, g = loaded.gradient[:, 0], loaded.gradient[:, 1:]
+    np.testing.assert_allclose(loaded.flux, -(1 + theta)[:, None] * [1.8, 5.0] * g, rtol=1e-9, atol=1e-12)
+    assert "polynomial flux" in refuse("train", out, "--out", tmp_path / "model")
+
+
 def test_what_sample_refuses(data, tmp_path):
     law = ("sample", "tests.test_command_line:LAW")
     assert "is there already" in refuse(*law, *BOX, "--out", data)
     assert "no folder" in refuse(*law, *BOX, "--out", tmp_path / "none" / "x")
     assert "below its upper" in refuse(*law, "--lower", "1.2,0.8,0", "--upper", "0.8,1.2,0", "--out", tmp_path / "x")
+    linear = ("--material", "1=conduction:1", "--size", 0.5)
+    assert "needs 2 components, g1, g2, got 3" in refuse("sample", "void", *BOX, *linear, "--out", tmp_path / "x")
     assert "cannot load" in refuse("sample", "no_such_module:law", *BOX, "--out", tmp_path / "x")
     assert "--size, --material shape" in refuse(
         *law, *BOX, "--size", 0.1, "--material", "1=neo-hookean:1,1", "--out", tmp_path / "x"
@@ -290,3 +387,61 @@ def test_ctrl_c_keeps_what_was_computed_and_the_same_command_goes_on(tmp_path):
     assert json.loads(second.stdout)["samples"] == 100
     assert not partial.exists()
     np.testing.assert_array_equal(Dataset.load(out).flux, LAW.evaluate(Dataset.load(out).gradient, None, 0.0).flux)
+
+
+SLOW_BAR = """
+[mesh]
+kind = "rectangle"
+cells = [2, 2]
+[closure]
+fine = "slow_law:LAW"
+[[boundary]]
+where = "left"
+name = "held"
+value = { x = 0.0, y = 0.0 }
+[[boundary]]
+where = "right"
+value = { x = 0.1 }
+[steps]
+count = 100
+"""
+SLOW_LAW = """
+import time
+from coupling.closed_forms import NeoHookean
+class Slow(NeoHookean):
+    def evaluate(self, *arguments, **options):
+        time.sleep(0.03)
+        return super().evaluate(*arguments, **options)
+LAW = Slow(1.0, 1.5)
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_ends_every_rank_of_a_run_and_keeps_its_steps(ranks, tmp_path):
+    pytest.importorskip("dolfinx")
+    (tmp_path / "slow_law.py").write_text(SLOW_LAW, encoding="utf-8")
+    (tmp_path / "bar.toml").write_text(SLOW_BAR, encoding="utf-8")
+    words = [sys.executable, "-m", "coupling", "run", str(tmp_path / "bar.toml")]
+    if ranks > 1:
+        words = [shutil.which("mpirun") or pytest.skip("no mpirun"), "-n", str(ranks), *words]
+    results = tmp_path / "bar-results"
+    running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    end = time.monotonic() + 60
+    while len(_rows(results)) < 5 and running.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=30)
+    rows = _rows(results)
+    summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["ended"], summary["completed"], summary["ranks"]) == ("interrupted", False, ranks)
+    assert 3 <= len(summary["steps"]) == len(rows) - 2 < 100
+    assert float(rows[-1].split(",")[0]) == summary["final"]["load"]
+    assert "Traceback" not in told
+    if ranks == 1:  # mpirun has an exit code and a silence of its own
+        assert (running.returncode, "interrupted at load factor" in told) == (130, True)
+
+
+def _rows(results):
+    """Lines of the history so far, the head included."""
+    file = results / "history.csv"
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []

@@ -500,6 +500,21 @@ def test_command_line_options(capsys):
     assert "3 points" in capsys.readouterr().out
 
 
+def test_what_does_not_apply_is_marked_so_and_one_broken_call_is_told_once(capsys):
+    assert main(["tests.test_conformance:Law"]) == 0
+    table = capsys.readouterr().out
+    marks = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in table.splitlines() if "│" in line}
+    assert (marks["objectivity"], marks["tangent"]) == ("–", "✓")
+    assert main(["tests.test_conformance:Refusing"]) == 1
+    table = capsys.readouterr().out
+    assert table.count("no licence") == 1 and table.count("as in 'usable samples'") > 5
+
+
+class Refusing(Law):
+    def evaluate(self, gradient, state, dt, hint=None):
+        raise OSError("no licence")
+
+
 def test_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "coupling.conformance", "coupling.closed_forms:NeoHookean"],

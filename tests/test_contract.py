@@ -48,6 +48,7 @@ def test_what_the_package_offers():
     assert set(coupling.__all__) == {
         "AcceleratedClosure",
         "BalancedClosure",
+        "CaseError",
         "Closure",
         "ClosureError",
         "ClosureSpec",
@@ -68,7 +69,9 @@ def test_what_the_package_offers():
         "ServerUnavailableError",
         "Status",
         "StepError",
+        "StrainFrame",
         "StretchFrame",
+        "StretchOfStrain",
         "ToleranceGate",
         "TwoscaleError",
         "mandel_components",

@@ -14,12 +14,14 @@ from dolfinx import fem, mesh
 
 from coupling import AcceleratedClosure, RangeGate, Status, StretchFrame
 from coupling.closed_forms import FailingClosure, LinearElastic
-from demos.cook import CLAMPED, LENGTH, LOADED, membrane, membrane_mesh, point_value
-from demos.cook_figures import picture, write_fields, write_figures
+from demos.cook import CLAMPED, LENGTH, LOADED, membrane, point_value
+from demos.cook_figures import write_fields, write_figures
 from demos.cook_runs import CASES, create_rve, run
 from demos.demo_cooks_membrane import demonstrate, table
+from demos.pictures import picture
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
 from solver_adapters.fenicsx_rve import PeriodicRVE
+from solver_adapters.macro.meshes import cooks_membrane
 from solver_adapters.rve.energies import NeoHookean
 from solver_adapters.rve.meshes import centred_fibre, laminate
 from surrogates import fit_polynomial, sample, stretch_design
@@ -67,7 +69,7 @@ def test_cooks_membrane_against_the_linear_literature():
     """Plane stress, E = 1, ν = 1/3, unit shear force: tip displacement 23.95 (Cook's problem, converged value)."""
     mu, lmbda = 3 / 8, 3 / 4
     plane_stress = LinearElastic(mu, 2 * lmbda * mu / (lmbda + 2 * mu))
-    panel = membrane_mesh(WORLD, (24, 24))
+    panel = cooks_membrane(WORLD, (24, 24))
     V = fem.functionspace(panel, ("Lagrange", 2, (2,)))
     u, v = fem.Function(V), ufl.TestFunction(V)
     clamped = fem.locate_dofs_geometrical(V, lambda x: np.isclose(x[0], 0.0))
@@ -143,7 +145,7 @@ def test_outside_its_range_the_surrogate_hands_over_to_the_rve():
 
 
 def test_picture_shows_each_value_on_its_cell():
-    panel = membrane_mesh(WORLD, (6, 3))
+    panel = cooks_membrane(WORLD, (6, 3))
     u = fem.Function(fem.functionspace(panel, ("Lagrange", 2, (2,))))
     u.interpolate(lambda x: np.stack([0.1 * x[1], -0.2 * x[0]]))
     centre = fem.Function(fem.functionspace(panel, ("DG", 0)))

@@ -1,5 +1,6 @@
 """Effective properties against published values, exact solutions and bounds, and their convergence with mesh size."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -7,19 +8,27 @@ import dolfinx
 import numpy as np
 import pytest
 import ufl
-from dolfinx import fem
 
 from coupling import StretchFrame
 from coupling.closed_forms import NeoHookean as ClosedNeoHookean
 from coupling.closed_forms import StretchNeoHookean, isotropic_stiffness
+from coupling.conformance import assert_conforms
 from coupling.polar import mandel_basis
 from solver_adapters.dolfinx_versions import geometry_dofmap
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve.energies import Conduction, LinearElastic, NeoHookean, isotropic, transversely_isotropic
-from solver_adapters.rve.kinematics import ScalarGradient, SmallStrain, Stretch
+from solver_adapters.rve.energies import (
+    Conduction,
+    FieldConduction,
+    LinearElastic,
+    NeoHookean,
+    isotropic,
+    transversely_isotropic,
+)
+from solver_adapters.rve.kinematics import ScalarField, ScalarGradient, SmallStrain, Stretch
 from solver_adapters.rve.meshes import centred_fibre, laminate, random_inclusions, sphere
 from solver_adapters.rve.unit_cells import UnitCell, unit_cell
 from solver_adapters.rve.voxels import voxel_cell
+from tests.periodic_arrays import array_of_balls, conducting_disks, conducting_spheres
 
 CONDUCTORS = {1: Conduction(1.0), 2: Conduction(10.0)}
 PLIES: dict[str, Any] = {
@@ -39,11 +48,6 @@ def stiffness(cell, materials, **options):
     return PeriodicRVE(cell, materials, SmallStrain(), **options).reference.tangent
 
 
-def share(cell, tag=2):
-    dx = ufl.Measure("dx", cell.mesh, subdomain_data=cell.tags)
-    return fem.assemble_scalar(fem.form(1.0 * dx(tag))) / cell.period.volume
-
-
 # Published values
 
 
@@ -53,17 +57,6 @@ def square_array(f, contrast):
     return 1 - 2 * f / (T + f - 0.305827 * f**4 * T / (T**2 - 1.402958 * f**8) - 0.013362 * f**8 / T)
 
 
-def cubic_array(f, contrast):
-    """Conductivity of a simple cubic array of spheres: Sangani & Acrivos 1983, Proc. R. Soc. A 386, 263–275.
-
-    Their closed form of the series of McPhedran & McKenzie 1978, Proc. R. Soc. A 359, 45–63.
-    """
-    L = {n: (contrast - 1) / (contrast + 2 * n / (2 * n - 1)) for n in range(1, 6)}
-    second = 1.305 * L[2] * f ** (10 / 3) * (1 + 0.231 * L[3] * f ** (11 / 3)) / (1 - 0.405 * L[2] * f ** (7 / 3))
-    higher = 0.0723 * L[3] * f ** (14 / 3) + 0.153 * L[4] * f**6 + 0.0105 * L[5] * f ** (22 / 3)
-    return 1 - 3 * f / (-1 / L[1] + f + second + higher)
-
-
 def equal_shear_bulk(f, mu, first, second, dim):
     """Bulk modulus of any composite of phases with one shear modulus (Hill 1963, J. Mech. Phys. Solids 11, 357–372).
 
@@ -71,6 +64,12 @@ def equal_shear_bulk(f, mu, first, second, dim):
     """
     shift = 2 * mu / dim + 2 * (dim - 1) * mu / dim
     return 1 / ((1 - f) / (first + shift) + f / (second + shift)) - 2 * (dim - 1) * mu / dim
+
+
+def test_published_formula_is_that_of_all_multipoles():
+    for fraction, accuracy in ((0.1, 1e-10), (0.3, 1e-8), (0.4, 1e-6), (0.5, 1e-5)):
+        assert square_array(fraction, 10.0) == pytest.approx(conducting_disks(fraction, 10.0), rel=accuracy)
+        assert conducting_disks(fraction, 0.1) == pytest.approx(1 / conducting_disks(fraction, 10.0), rel=1e-12)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.3, 0.4])
@@ -90,7 +89,7 @@ def test_cylinders_that_conduct_less():
 
 def test_cubic_array_of_spheres_to_four_digits():
     kappa = conductivity(sphere(fraction=0.2, size=0.08, order=2))
-    np.testing.assert_allclose(np.diag(kappa), cubic_array(0.2, 10.0), rtol=1.5e-4)
+    np.testing.assert_allclose(np.diag(kappa), conducting_spheres(0.2, 10.0), rtol=1.5e-4)
     assert np.abs(kappa - np.diag(np.diag(kappa))).max() < 1e-4
 
 
@@ -122,11 +121,58 @@ def test_stiffness_converges_at_the_rate_of_the_element(degree, expected):
     assert rate(sizes, errors) == pytest.approx(expected, abs=0.4)
 
 
+PHASES = {2: (isotropic(1.0, 1.0), isotropic(20.0, 10.0)), 3: (isotropic(1.0, 1.0, 3), isotropic(20.0, 10.0, 3))}
+
+
+@cache
+def elastic_array(fraction, dim):
+    accuracy: dict[str, Any] = {2: {"degree": 6, "waves": 80}, 3: {"degree": 4, "waves": 12}}[dim]
+    matrix, inclusion = PHASES[dim]
+    return array_of_balls(fraction, matrix.stiffness, inclusion.stiffness, dim, **accuracy)
+
+
+def test_solution_without_mesh_against_multipoles_and_hill():
+    for dim, multipoles, waves in ((2, conducting_disks, 40), (3, conducting_spheres, 10)):
+        kappa = array_of_balls(0.2, np.eye(dim), 10 * np.eye(dim), dim, waves=waves)
+        np.testing.assert_allclose(kappa, multipoles(0.2, 10.0) * np.eye(dim), atol=2e-5)
+        laws = isotropic_stiffness(1.0, 1.0, dim), isotropic_stiffness(1.0001, 20.0, dim)
+        bulk = array_of_balls(0.2, *laws, dim, waves=waves)[:dim, :dim].sum() / dim**2
+        assert bulk == pytest.approx(equal_shear_bulk(0.2, 1.0, 1.0, 20.0, dim), rel=1e-5)
+
+
+def test_square_array_of_elastic_cylinders_to_five_digits():
+    C = stiffness(centred_fibre(fraction=0.3, size=0.04, order=2), dict(enumerate(PHASES[2], start=1)))
+    np.testing.assert_allclose(C, elastic_array(0.3, 2), atol=5e-5)
+
+
+@pytest.mark.parametrize(("degree", "expected"), [(1, 2.0), (2, 4.0)])
+def test_all_constants_of_a_square_array_converge_at_the_rate_of_the_element(degree, expected):
+    sizes, exact = (0.08, 0.05, 0.03), elastic_array(0.3, 2)
+    errors = []
+    for size in sizes:
+        cell = centred_fibre(fraction=0.3, size=size, order=degree)
+        C = stiffness(cell, dict(enumerate(PHASES[2], start=1)), degree=degree)
+        errors.append([abs(C - exact)[0, 0], abs(C - exact)[0, 1], abs(C - exact)[2, 2]])
+    for constant in np.transpose(errors):
+        assert rate(sizes, constant) == pytest.approx(expected, abs=0.5)
+
+
+def test_cubic_array_of_elastic_spheres():
+    """C₁₁, C₁₂ and C₄₄ from above, to three digits; finer cells come closer at more than second order."""
+    exact, errors = elastic_array(0.2, 3), []
+    for size in (0.2, 0.11):
+        C = stiffness(sphere(fraction=0.2, size=size, order=2), dict(enumerate(PHASES[3], start=1)))
+        assert np.linalg.eigvalsh(C - exact).min() > 0
+        errors.append(np.linalg.norm(C - exact) / np.linalg.norm(exact))
+    assert errors[1] < 2e-3
+    assert rate((0.2, 0.11), errors) > 2
+
+
 def test_spheres_with_the_shear_modulus_of_the_matrix():
     """Hill's exact result in 3D, at the fraction of the mesh; the composite is isotropic with that shear modulus."""
     cell = sphere(fraction=0.2, size=0.2)
     C = stiffness(cell, {1: isotropic(1.0, 1.0, 3), 2: isotropic(1.0, 20.0, 3)})
-    bulk = equal_shear_bulk(share(cell), 1.0, 1.0, 20.0, 3)
+    bulk = equal_shear_bulk(cell.fraction(2), 1.0, 1.0, 20.0, 3)
     np.testing.assert_allclose(C, isotropic_stiffness(1.0, bulk - 2 / 3, 3), atol=8e-3)
 
 
@@ -246,7 +292,7 @@ def between(lower, middle, upper):
 @pytest.mark.parametrize("kind", ["conduction", "small strain", "stretch"])
 def test_between_voigt_and_reuss(name, kind):
     """Σ cᵢ Cᵢ and (Σ cᵢ Cᵢ⁻¹)⁻¹ bound the tangent of the reference state."""
-    cell, c2 = bounded(name), share(bounded(name))
+    cell, c2 = bounded(name), bounded(name).fraction(2)
     dim = cell.mesh.geometry.dim
     reference = np.eye(dim * (dim + 1) // 2)[:dim].sum(axis=0)[None]
     table: dict[str, tuple[Any, dict[int, Any], Any]] = {
@@ -276,7 +322,7 @@ def test_conductivity_within_the_trace_bounds(name):
     Σᵢ 1/(λᵢ − κ₁) ≤ 1/(h − κ₁) + (d − 1)/(a − κ₁) and Σᵢ 1/(κ₂ − λᵢ) ≤ 1/(κ₂ − h) + (d − 1)/(κ₂ − a), with the
     eigenvalues λᵢ of κ* and the harmonic and arithmetic means h and a (Lurie & Cherkaev 1984; Tartar 1985).
     """
-    cell, c2 = bounded(name), share(bounded(name))
+    cell, c2 = bounded(name), bounded(name).fraction(2)
     eigenvalues = np.linalg.eigvalsh(conductivity(cell))
     harmonic, arithmetic, others = 1 / ((1 - c2) + c2 / 10), (1 - c2) + 10 * c2, len(eigenvalues) - 1
     assert (1 / (eigenvalues - 1)).sum() <= 1 / (harmonic - 1) + others / (arithmetic - 1)
@@ -289,7 +335,7 @@ def test_bulk_modulus_within_hashin_and_shtrikman(name):
 
     Hashin & Shtrikman 1963, J. Mech. Phys. Solids 11, 127–140; in 2D Hashin & Rosen 1964.
     """
-    cell, c2 = bounded(name), share(bounded(name))
+    cell, c2 = bounded(name), bounded(name).fraction(2)
     dim = cell.mesh.geometry.dim
     C = stiffness(cell, {1: isotropic(1.0, 2.0, dim), 2: isotropic(20.0, 10.0, dim)}, degree=1)
     bulk = C[:dim, :dim].sum() / dim**2
@@ -299,3 +345,66 @@ def test_bulk_modulus_within_hashin_and_shtrikman(name):
         return K1 + c / (1 / (K2 - K1) + (1 - c) / (K1 + 2 * (dim - 1) * mu / dim))
 
     assert bound(c2, (1.0, 2.0), (20.0, 10.0)) < bulk < bound(1 - c2, (20.0, 10.0), (1.0, 2.0))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_energy_at_finite_strain_between_the_matrix_and_the_mean(name):
+    """W₁(U) ≤ W̄(U) ≤ Σ cᵢ Wᵢ(U): the matrix is the softer phase and quasiconvex, no fluctuation gives the mean."""
+    cell, c2 = bounded(name), bounded(name).fraction(2)
+    dim = cell.mesh.geometry.dim
+    laws = StretchNeoHookean(1.0, 2.0, dim), StretchNeoHookean(20.0, 40.0, dim)
+    rve = PeriodicRVE(cell, {1: NeoHookean(1.0, 2.0), 2: NeoHookean(20.0, 40.0)}, degree=1, energy=True)
+    U = np.array(rve.spec.reference) + np.random.default_rng(0).uniform(-0.15, 0.15, (4, rve.spec.k))
+    response = rve.evaluate(U, rve.initial_state(4), 0.0)
+    soft, stiff = (law.evaluate(U, None, 0.0).energy for law in laws)
+    assert (response.status == 0).all()
+    assert ((soft < response.energy) & (response.energy < (1 - c2) * soft + c2 * stiff)).all()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_conductivity_of_a_field_within_the_bounds_at_each_temperature(name):
+    cell, c2 = bounded(name), bounded(name).fraction(2)
+    laws = FieldConduction(lambda T: 1 + T), FieldConduction(lambda T: 20 / (1 + T))
+    rve = PeriodicRVE(cell, dict(enumerate(laws, start=1)), ScalarField(), degree=1)
+    for theta in (0.0, 1.0, 5.0):
+        one, two, d = 1 + theta, 20 / (1 + theta), cell.mesh.geometry.dim
+        g = np.array([[theta, *np.zeros(d)]])
+        kappa = -rve.evaluate(g, rve.initial_state(1), 0.0).tangent[0, :, 1:]
+        mean, harmonic = (1 - c2) * one + c2 * two, 1 / ((1 - c2) / one + c2 / two)
+        assert between(harmonic * np.eye(d), kappa, mean * np.eye(d))
+
+
+class Heated(SmallStrain):
+    """Small strain (θ, ε) ↦ σ of a body at a uniform temperature: a kind of problem made by a user."""
+
+    def spec(self, dim, *, flux_unit):
+        own = super().spec(dim, flux_unit=flux_unit)
+        return replace(own, gradient=("θ", *own.gradient), reference=(0.0, *own.reference), symmetric=False)
+
+    def local(self, gradient, fluctuation):
+        strain = ufl.as_vector([gradient[i] for i in range(1, len(gradient))])
+        return gradient[0], *super().local(strain, fluctuation)
+
+
+@pytest.mark.parametrize("name", ["fibre", "sphere"])
+def test_thermal_stress_is_that_of_levin(name):
+    """∂σ/∂θ of two isotropic phases follows from the stiffness: Levin 1967, Mech. Solids 2, 58–61.
+
+    With Γ = αC·1 of each phase, Γ* = Γ₁ + (C* − C₁)(C₂ − C₁)⁻¹(Γ₂ − Γ₁).
+    """
+    cell = bounded(name)
+    dim = cell.mesh.geometry.dim
+    identity = np.eye(dim * (dim + 1) // 2)[:dim].sum(axis=0)
+    C = [isotropic_stiffness(1.0, 2.0, dim), isotropic_stiffness(20.0, 10.0, dim)]
+    expansion = (0.01, 0.002)
+
+    def law(stiffness, alpha):
+        elastic = LinearElastic(stiffness)
+        return lambda theta, strain: elastic(strain - alpha * theta * ufl.Identity(dim))
+
+    rve = PeriodicRVE(cell, {i + 1: law(C[i], expansion[i]) for i in (0, 1)}, Heated(), degree=1)
+    G = [alpha * stiffness @ identity for alpha, stiffness in zip(expansion, C, strict=True)]
+    tangent = rve.reference.tangent
+    exact = G[0] + (tangent[:, 1:] - C[0]) @ np.linalg.solve(C[1] - C[0], G[1] - G[0])
+    np.testing.assert_allclose(-tangent[:, 0], exact, atol=1e-12)
+    assert_conforms(rve, samples=3)

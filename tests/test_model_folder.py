@@ -89,7 +89,7 @@ def test_a_failed_save_leaves_the_old_model(network, folder, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("surrogates.model_folder.write_atomically", full)
+    monkeypatch.setattr("surrogates.folders.write_atomically", full)
     with pytest.raises(OSError, match="no space"):
         save_model(network, folder)
     assert_same(load_model(folder), network)
@@ -100,11 +100,11 @@ def test_a_failed_save_leaves_the_old_model(network, folder, monkeypatch):
 def replacing(request, monkeypatch, tmp_path):
     """Both ways to replace a folder; the first where the file system has it."""
     if request.param == "two renames":
-        monkeypatch.setattr("surrogates.model_folder._exchange", lambda *_: False)
+        monkeypatch.setattr("surrogates.folders._exchange", lambda *_: False)
         return request.param
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
-    if not surrogates.model_folder._exchange(tmp_path / "first", tmp_path / "second"):
+    if not surrogates.folders._exchange(tmp_path / "first", tmp_path / "second"):
         pytest.skip("this system cannot exchange two folders")
     (tmp_path / "first").rmdir()
     (tmp_path / "second").rmdir()
@@ -134,7 +134,7 @@ def test_a_second_rename_that_fails_is_rolled_back(network, folder, monkeypatch)
             raise OSError("no permission any more")
         rename(source, target)
 
-    monkeypatch.setattr("surrogates.model_folder._exchange", lambda *_: False)
+    monkeypatch.setattr("surrogates.folders._exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", failing_second)
     with pytest.raises(OSError, match="no permission any more"):
         save_model(replace_errors(network, flux_rms=0.25), folder)

@@ -17,7 +17,7 @@ from tests.petsc_problems import Bratu, Diffusion
 
 comm = MPI.COMM_WORLD
 LOADS = np.linspace(0.5, 6.0, 12)
-TYPES = ("previous", "linear", "quadratic", "tangent", "pod", "dmd", "edmd")
+TYPES = ("previous", "linear", "quadratic", "tangent", "projection", "pod", "dmd", "edmd")
 
 
 def needs(kind):
@@ -262,6 +262,20 @@ def test_by_default_the_solves_are_counted():
     assert handle.type == "linear" and handle.ledger.counts["snes/guesses used"] == len(LOADS) - 2
 
 
+@pytest.mark.mpi
+@pytest.mark.parametrize("guess", ["fischer", "pod"])
+def test_guesses_of_linear_solves_besides(guess):
+    """With one Jacobian for all iterations, as PETSc forgets what they know when the matrix changes."""
+    modified = {"snes_lag_jacobian": -2, "snes_lag_jacobian_persists": None, "snes_max_it": 200}
+    plain, linear, both = (Bratu(comm, "g_", modified | more) for more in ({}, *2 * [{"ksp_guess_type": guess}]))
+    expected = plain.sweep(LOADS)
+    linear.sweep(LOADS)
+    with warm_start(both.snes, "quadratic", parameter=lambda: both.load):
+        found = both.sweep(LOADS)
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-6)
+    assert both.linear_iterations < linear.linear_iterations < plain.linear_iterations
+
+
 def escape(prefix, strict=False):
     """u/(1 + u²) = 0: Newton's method finds 0 from 0.5, but from 10, where the residual is lower, it runs away."""
     snes = PETSc.SNES().create(comm)
@@ -312,7 +326,7 @@ def test_nested_vectors():
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("scheme", ["beuler", "cn", "theta", "bdf", "alpha"])
-@pytest.mark.parametrize("kind", ["tangent", "dmd"])
+@pytest.mark.parametrize("kind", ["tangent", "projection", "dmd"])
 def test_time_steps(scheme, kind):
     needs(kind)
     options = {"ts_theta_theta": 0.6} if scheme == "theta" else {}
@@ -349,7 +363,7 @@ def test_options_of_a_time_stepper():
 @pytest.mark.parametrize(
     ("create", "message"),
     [
-        (lambda: warm_start(Bratu(comm, "x_").snes, "cubic"), "quadratic, pod, dmd, edmd, tangent"),
+        (lambda: warm_start(Bratu(comm, "x_").snes, "cubic"), "quadratic, pod, dmd, edmd, tangent, projection"),
         (lambda: warm_start(Diffusion(comm, "arkimex").ts), "type 'arkimex': use one of these"),
         (lambda: warm_start(Diffusion(comm, "beuler").ts, parameter=lambda: 0.0), "leave parameter out"),
     ],

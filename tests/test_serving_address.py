@@ -14,7 +14,7 @@ from coupling.serving.address import listen, lock, node_address, runtime_folder
 from coupling.serving.frames import pack_json
 from coupling.serving.locality import visible_gpus
 from coupling.serving.starting import ensure_running
-from tests.serving_processes import NEO_HOOKEAN, SLOW, alive, running, short_folder, wait_for
+from tests.serving_processes import NEO_HOOKEAN, SLOW, alive, node_of_its_own, running, short_folder, wait_for
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -120,3 +120,14 @@ def test_abstract_addresses_work():
         wait_for(lambda: not alive(pid))
         with pytest.raises(ServerError):
             ask(name, {"want": "status"})
+
+
+def test_a_server_started_on_demand_is_not_bound_to_the_cores_of_the_rank_that_started_it():
+    cores = os.sched_getaffinity(0)
+    with node_of_its_own():
+        os.sched_setaffinity(0, {min(cores)})
+        try:
+            with RemoteSurrogate(NEO_HOOKEAN, device="cpu") as remote:
+                assert cores <= os.sched_getaffinity(remote.server)
+        finally:
+            os.sched_setaffinity(0, cores)

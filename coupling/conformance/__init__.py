@@ -15,6 +15,7 @@ or, for a closure or a function without arguments that makes one, from the comma
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from coupling.conformance import array_checks, law_checks
 from coupling.conformance.subject import Outcome, Result, Subject
@@ -63,7 +64,7 @@ def check(
         tolerance=tolerance,
         tangent_tolerance=tangent_tolerance,
     )
-    return [_result(name, run, subject) for name, run in (array_checks.CHECKS | law_checks.CHECKS).items()]
+    return _told_once([_result(name, run, subject) for name, run in (array_checks.CHECKS | law_checks.CHECKS).items()])
 
 
 def assert_conforms(
@@ -95,6 +96,17 @@ def assert_conforms(
     ]
     if failed:
         raise AssertionError(f"{type(closure).__name__} breaks the closure contract:\n" + "\n".join(failed))
+
+
+def _told_once(results: list[Result]) -> list[Result]:
+    """The same results, where failures of one cause are explained at the first of them only."""
+    first: dict[str, str] = {}
+    told = []
+    for result in results:
+        name = first.setdefault(result.explanation, result.name)
+        repeated = not result.passed and name != result.name
+        told.append(replace(result, explanation=f"as in {name!r}") if repeated else result)
+    return told
 
 
 def _result(name: str, run: Callable[[Subject], Outcome], subject: Subject) -> Result:

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _table(title: str, results: list[Result]) -> Table:
     table = Table("check", "", "error", "", title=escape(title))
     for result in results:
-        mark = "[green]✓[/]" if result.passed else "[bold red]✗[/]"
+        mark = "–" if not result.applies else "[green]✓[/]" if result.passed else "[bold red]✗[/]"
         figure = "" if result.figure is None else f"{result.figure:.1e}"
         table.add_row(result.name, mark, figure, escape(result.explanation))
     return table

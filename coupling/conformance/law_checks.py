@@ -7,10 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from coupling.conformance.subject import Outcome, Subject, within
+from coupling.conformance.subject import DOES_NOT_APPLY, Outcome, Subject, within
 from coupling.contract import Array, Response, Status, tensor_components, usable
-
-DOES_NOT_APPLY = "does not apply: "
 
 
 def reference_state(s: Subject) -> Outcome:

@@ -16,6 +16,9 @@ Outcome: TypeAlias = tuple[bool, float | None, str]
 """Passed, figure and explanation of a :class:`Result`."""
 
 
+DOES_NOT_APPLY = "does not apply: "
+
+
 @dataclass(frozen=True)
 class Result:
     """Outcome of one check.
@@ -31,6 +34,11 @@ class Result:
     passed: bool
     figure: float | None
     explanation: str
+
+    @property
+    def applies(self) -> bool:
+        """Whether the closure has what is checked."""
+        return not self.explanation.startswith(DOES_NOT_APPLY)
 
 
 class Subject:

@@ -52,6 +52,9 @@ def _interpolated(x: Array, z: Array, at: Array) -> Array:
     spread = np.ptp(x, axis=0)
     spread[spread == 0.0] = 1.0
     x, z, at = x[::-1][distinct] / spread, z[::-1][distinct], at / spread
+    _, extents, directions = np.linalg.svd(x - x[0], full_matrices=False)
+    varied = directions[extents > 1e-10].T  # a study that has moved along a line only is one of one parameter
+    x, at = (x - x[0]) @ varied, (at - x[0]) @ varied
     for kernel, degree in _KERNELS:
         try:
             found: Array = RBFInterpolator(x, z, kernel=kernel, degree=degree)(at)[0]

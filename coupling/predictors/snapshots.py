@@ -92,6 +92,12 @@ class Snapshots:
             y += w * (after - before)
         return y
 
+    def directions(self, coordinates: Coordinates) -> Array:
+        """This rank's part of U, (N, r)."""
+        weights = coordinates.weights
+        increments = [after - before for before, after in pairwise(self._y)][-len(weights) :]
+        return np.stack(increments, axis=1) @ weights
+
     def _gram(self) -> Array:
         """Inner products (m, m) of the increments; those that are missing are computed (collective)."""
         known, m = len(self._products), len(self) - 1

@@ -9,8 +9,19 @@ they are made with (:mod:`coupling.serving.loading`).
 from coupling.serving.breaker import Breaker
 from coupling.serving.collective import CollectiveSurrogate
 from coupling.serving.exchange import Ticket
+from coupling.serving.kserve_model import Tls
 from coupling.serving.link import ask
 from coupling.serving.locality import device_of_rank
 from coupling.serving.remote_surrogate import RemoteSurrogate
+from coupling.serving.triton_surrogate import TritonSurrogate
 
-__all__ = ["Breaker", "CollectiveSurrogate", "RemoteSurrogate", "Ticket", "ask", "device_of_rank"]
+__all__ = [
+    "Breaker",
+    "CollectiveSurrogate",
+    "RemoteSurrogate",
+    "Ticket",
+    "Tls",
+    "TritonSurrogate",
+    "ask",
+    "device_of_rank",
+]

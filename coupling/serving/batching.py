@@ -1,8 +1,9 @@
 """The queue of the server: whose rows are evaluated next.
 
-Clients stand in a ring. The first one fills a batch with its rows; what room is left is filled, in the order of the
-ring, with rows of others for the same model and version. Then the first client goes to the end of the ring. So a client
-waits for one batch of every other at most, however many points these have, and nothing waits while there is work.
+Clients stand in a ring. The first one fills a batch with its rows, beside the small requests of others for the same
+model and version; what room is left is filled, in the order of the ring, with more rows of these. Then the first client
+goes to the end of the ring. So a client waits for one batch of every other at most, however many points these have, one
+with few points for the batch under way only, and nothing waits while there is work.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ class Piece(Generic[C]):
     done: int = 0
     compute_ns: int = 0
 
+    @property
+    def left(self) -> int:
+        """Rows to be served."""
+        return self.request.points - self.done
+
     def goes_with(self, other: Piece[C]) -> bool:
         """Whether both can be evaluated in one call."""
         mine, its = self.request, other.request
@@ -51,7 +57,7 @@ class Batch(Generic[C]):
 
     def take(self, piece: Piece[C], room: int) -> None:
         """Add as many rows of the piece as there is room for."""
-        n = min(room, piece.request.points - piece.done)
+        n = min(room, piece.left)
         self.pieces.append(piece)
         self.parts.append(Part(piece.slot, piece.done, piece.done + n))
         self.points += n
@@ -78,7 +84,7 @@ class FairQueue(Generic[C]):
     @property
     def points(self) -> int:
         """Rows that wait."""
-        return sum(p.request.points - p.done for line in self._lines.values() for p in line)
+        return sum(p.left for line in self._lines.values() for p in line)
 
     def add(self, piece: Piece[C]) -> None:
         """Put a piece at the end of its client's line."""
@@ -99,14 +105,24 @@ class FairQueue(Generic[C]):
         leader = self._lines[self._ring[0]][0]
         most = leader.version.evaluator.batch
         batch: Batch[C] = Batch(leader.version)
+        batch.take(leader, most - self._take_small(batch, leader, most))
         for client in self._ring:
             for piece in self._lines[client]:
                 if batch.points == most:
                     break
-                if piece is leader or piece.goes_with(leader):
+                if piece not in batch.pieces and piece.goes_with(leader):
                     batch.take(piece, most - batch.points)
         self._ring.rotate(-1)
         return batch
+
+    def _take_small(self, batch: Batch[C], leader: Piece[C], most: int) -> int:
+        """Fill up to half of the batch with requests of others that an eighth of it has room for; how many rows."""
+        for client in self._ring:
+            piece = self._lines[client][0]
+            fits = piece.left <= most // 8 and batch.points + piece.left <= most // 2
+            if fits and piece is not leader and piece.goes_with(leader):
+                batch.take(piece, piece.left)
+        return batch.points
 
     def finished(self, piece: Piece[C]) -> None:
         """Take a piece out."""

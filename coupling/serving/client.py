@@ -49,6 +49,9 @@ class Desk(Protocol):
 class Client:
     """One connection. Whatever it sends has consequences for itself alone.
 
+    ``receive`` deals with the next packet; it raises Gone or OSError where there is nobody to answer to, and
+    BlockingIOError where there is no packet.
+
     A slot is served once at a time, so what a client can have in the queue is bounded by its segment. One that does not
     read its replies has left.
     """
@@ -61,21 +64,8 @@ class Client:
         self.segment: Segment | None = None
         self._unpin: Callable[[], None] = _nothing
         self._busy: set[int] = set()
-        self._receive: Callable[[], None] = self._receive_hello
+        self.receive: Callable[[], None] = self._receive_hello
         self._buffer = memoryview(bytearray(REQUEST_BYTES + 1))
-
-    def receive(self) -> None:
-        """Deal with one packet.
-
-        Raises:
-            Gone: where there is nobody to answer to.
-        """
-        try:
-            self._receive()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise Gone(str(error)) from error
 
     def send(self, packet: bytes) -> None:
         """Send a packet, without waiting.
@@ -96,7 +86,7 @@ class Client:
         """Assign the client a version, and tell it what that is."""
         self.model = model
         self.hold(version)
-        self._receive = self._receive_segment
+        self.receive = self._receive_segment
         self.send(
             pack_json(
                 {
@@ -149,12 +139,12 @@ class Client:
             got = "no JSON" if message is None else repr(message.get("protocol"))
             self.refuse(ServerRefusedError(f"this server speaks version {PROTOCOL} of the protocol, got {got:.40}"))
             return
-        self._receive = self._receive_nothing
+        self.receive = self._receive_nothing
         self._desk.hello(self, message)
 
     def expect_hello(self) -> None:
         """Take another first message: the last one could not be granted."""
-        self._receive = self._receive_hello
+        self.receive = self._receive_hello
 
     def _receive_nothing(self) -> None:
         if not self.sock.recv(1):
@@ -175,7 +165,7 @@ class Client:
         if self.version.initial_state is not None:
             self.segment.slots[0].new_state[:1] = self.version.initial_state  # type: ignore[index]
         self._pin(self.segment, self.version)
-        self._receive = self._receive_request
+        self.receive = self._receive_request
         self.send(pack_json({"ok": True}))
 
     def _pin(self, segment: Segment, version: Version) -> None:

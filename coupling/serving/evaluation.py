@@ -145,15 +145,15 @@ class HostEvaluator:
             raise ContractError("the model states uncertainty or energy at some times and not at others")
         row = 0
         for part in parts:
-            row = _scatter(response, row, part)
+            row = _scatter(response, row, part.slot.rows(part.start, part.stop))
 
     def _gather(self, part: Part, n: int, hint: bool) -> int:
-        rows, end = slice(part.start, part.stop), n + part.stop - part.start
-        self._gradient[n:end] = part.slot.gradient[rows]
-        if self._state is not None and part.slot.state is not None:
-            self._state[n:end] = part.slot.state[rows]
-        if hint and self._hint is not None and part.slot.hint is not None:
-            self._hint[n:end] = part.slot.hint[rows]
+        rows, end = part.slot.rows(part.start, part.stop), n + part.stop - part.start
+        self._gradient[n:end] = rows.gradient
+        if self._state is not None and rows.state is not None:
+            self._state[n:end] = rows.state
+        if hint and self._hint is not None and rows.hint is not None:
+            self._hint[n:end] = rows.hint
         return end
 
 
@@ -207,16 +207,16 @@ def _check_shape(rows: Array | None, shape: tuple[int, ...]) -> None:
         raise ContractError(f"an array of the model's response must be of shape {shape}, got {got}")
 
 
-def _scatter(response: Response, row: int, part: Part) -> int:
-    end, slot = row + part.stop - part.start, part.slot
-    from_, to = slice(row, end), slice(part.start, part.stop)
-    slot.flux[to] = response.flux[from_]
-    slot.tangent[to] = response.tangent[from_]
-    slot.status[to] = response.status[from_]
+def _scatter(response: Response, row: int, slot: Slot) -> int:
+    """Copy the rows of a response from ``row`` on that the slot has room for; the row after them."""
+    end = row + len(slot.status)
+    slot.flux[:] = response.flux[row:end]
+    slot.tangent[:] = response.tangent[row:end]
+    slot.status[:] = response.status[row:end]
     if response.uncertainty is not None:
-        slot.uncertainty[to] = response.uncertainty[from_]
+        slot.uncertainty[:] = response.uncertainty[row:end]
     if response.energy is not None:
-        slot.energy[to] = response.energy[from_]
+        slot.energy[:] = response.energy[row:end]
     if response.state is not None and slot.new_state is not None:
-        slot.new_state[to] = response.state[from_]
+        slot.new_state[:] = response.state[row:end]
     return end

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Generic, Protocol, TypeVar
 
-from coupling.contract import Array, Response
+import numpy as np
+
+from coupling.contract import Array, ClosureSpec, Response
 from coupling.errors import ServerError, ServerRefusedError, ServerUnavailableError
-from coupling.serving.frames import HINT, Code, Kind, Reply, Request
-from coupling.serving.link import Link
+from coupling.serving.frames import ENERGY, HINT, UNCERTAINTY, Code, Kind, Reply, Request
+from coupling.serving.segment import Layout, Rows, Slot
 
-Rows: TypeAlias = tuple[int, int]
 NEVER = 2**63 - 1
 """The deadline of what has none."""
 
@@ -51,17 +54,68 @@ class Ticket:
             )
 
 
-class Exchange:
+class Room(Protocol):
+    """Where the rows of one request go, and its results come from."""
+
+    def rows(self, start: int, stop: int) -> Slot:
+        """The arrays of some rows."""
+        ...
+
+
+class Rooms(Protocol):
+    """The rooms of a client."""
+
+    @property
+    def layout(self) -> Layout:
+        """How many there are, and for how many points."""
+        ...
+
+    @property
+    def slots(self) -> Sequence[Room]:
+        """All of them."""
+        ...
+
+
+class Connection(Protocol):
+    """A connection to a server that is ready for requests, see :class:`coupling.serving.link.Link`."""
+
+    @property
+    def address(self) -> str: ...  # noqa: D102
+    @property
+    def spec(self) -> ClosureSpec: ...  # noqa: D102
+    @property
+    def version(self) -> int: ...  # noqa: D102
+    @property
+    def current(self) -> int: ...  # noqa: D102
+    @property
+    def optional(self) -> int: ...  # noqa: D102
+    @property
+    def segment(self) -> Rooms: ...  # noqa: D102
+
+    def ring(self, request: Request) -> None:
+        """Send a request."""
+        ...
+
+    def reply(self, patience: float = ...) -> Reply:
+        """The next reply, waiting for it so many seconds at most."""
+        ...
+
+
+L = TypeVar("L", bound=Connection)
+
+
+class Exchange(Generic[L]):
     """What has been sent over a link and not been answered, and what waits to be sent.
 
     Args:
         link: the link, which belongs to the exchange.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: L) -> None:
         self.link, self.current = link, link.current
         self._sequence = 0
         self._free = list(range(link.segment.layout.slots))[::-1]
+        self._capacity = link.segment.layout.capacity
         self._sent: dict[int, tuple[Ticket, int, int]] = {}
         self._waiting: deque[Ticket] = deque()
 
@@ -71,14 +125,11 @@ class Exchange:
         return bool(self._sent or self._waiting)
 
     def add(self, ticket: Ticket) -> None:
-        """Send what there is room for, now.
-
-        Raises:
-            ServerUnavailableError: where the server is lost; the ticket is then among the unanswered ones.
-        """
-        ticket.split(self.link.segment.layout.capacity)
+        """Send what there is room for, now. Where the server is lost, :meth:`progress` will notice."""
+        ticket.split(self._capacity)
         self._waiting.append(ticket)
-        self._send()
+        with suppress(ServerUnavailableError):
+            self._send()
 
     def progress(self, patience: float) -> None:
         """Wait for one reply, take its results, and use the slot for what waits.
@@ -109,6 +160,12 @@ class Exchange:
         if self._waiting:
             self._send()
 
+    def drain(self) -> None:
+        """Wait for all replies, and forget what has not been sent."""
+        self._waiting.clear()
+        while self._sent:
+            self._sent.pop(self.link.reply().sequence)
+
     def unanswered(self) -> list[Ticket]:
         """All tickets under way, in order, with every row that is not answered among those to be sent."""
         for ticket, start, stop in self._sent.values():
@@ -119,48 +176,68 @@ class Exchange:
         return [ticket for ticket in tickets if ticket.left and ticket.error is None]
 
     def _send(self) -> None:
-        while self._waiting and self._free:
-            ticket = self._waiting[0]
+        waiting, free = self._waiting, self._free
+        while waiting and free:
+            ticket = waiting[0]
+            if ticket.todo:
+                self._send_rows(ticket, *ticket.todo.popleft())
             if not ticket.todo:
-                self._waiting.popleft()
-                continue
-            start, stop = ticket.todo.popleft()
-            self._sequence += 1
-            slot = self._free.pop()
-            self._sent[self._sequence] = (ticket, start, stop)
-            flags = self._fill(slot, ticket, start, stop)
-            version, dt = self.link.version, ticket.dt
-            self.link.ring(
-                Request(Kind.EVALUATE, self._sequence, slot, stop - start, version, flags, dt, ticket.deadline)
-            )
-            if not ticket.todo:
-                self._waiting.popleft()
+                waiting.popleft()
+
+    def _send_rows(self, ticket: Ticket, start: int, stop: int) -> None:
+        self._sequence += 1
+        slot = self._free.pop()
+        self._sent[self._sequence] = (ticket, start, stop)
+        flags = self._fill(slot, ticket, start, stop)
+        version, dt = self.link.version, ticket.dt
+        self.link.ring(Request(Kind.EVALUATE, self._sequence, slot, stop - start, version, flags, dt, ticket.deadline))
 
     def _fill(self, number: int, ticket: Ticket, start: int, stop: int) -> int:
-        slot, n = self.link.segment.slots[number], stop - start
-        slot.gradient[:n] = ticket.gradient[start:stop]
+        slot = self.link.segment.slots[number].rows(0, stop - start)
+        slot.gradient[:] = ticket.gradient[start:stop]
         if ticket.state is None or slot.state is None or slot.hint is None:
             return 0
-        slot.state[:n] = ticket.state[start:stop]
+        slot.state[:] = ticket.state[start:stop]
         if ticket.hint is None:
             return 0
-        slot.hint[:n] = ticket.hint[start:stop]
+        slot.hint[:] = ticket.hint[start:stop]
         return HINT
 
     def _read(self, reply: Reply, ticket: Ticket, start: int, stop: int) -> None:
-        slot, response, n = self.link.segment.slots[reply.slot], ticket.response, stop - start
-        assert response is not None
-        response.flux[start:stop] = slot.flux[:n]
-        response.tangent[start:stop] = slot.tangent[:n]
-        response.status[start:stop] = slot.status[:n]
-        if response.uncertainty is not None:
-            response.uncertainty[start:stop] = slot.uncertainty[:n]
-        if response.energy is not None:
-            response.energy[start:stop] = slot.energy[:n]
-        if response.state is not None and slot.new_state is not None:
-            response.state[start:stop] = slot.new_state[:n]
+        n = stop - start
+        slot = self.link.segment.slots[reply.slot].rows(0, n)
+        if n == len(ticket.gradient):
+            ticket.response = slot.answer(self.link.optional)
+        else:
+            if ticket.response is None:
+                ticket.response = empty_response(self.link.spec, len(ticket.gradient), self.link.optional)
+            _copy(slot, ticket.response, start, stop)
         ticket.left -= n
         ticket.compute_ns += reply.compute_ns
+
+
+def empty_response(spec: ClosureSpec, n: int, optional: int) -> Response:
+    """A response for n points to be filled, with those of the optional results that the flags name."""
+    return Response(
+        np.empty((n, spec.m)),
+        np.empty((n, spec.m, spec.k)),
+        np.empty(n, np.int8),
+        np.empty((n, spec.state_size)) if spec.state_size else None,
+        np.empty(n) if optional & UNCERTAINTY else None,
+        np.empty(n) if optional & ENERGY else None,
+    )
+
+
+def _copy(slot: Slot, response: Response, start: int, stop: int) -> None:
+    response.flux[start:stop] = slot.flux
+    response.tangent[start:stop] = slot.tangent
+    response.status[start:stop] = slot.status
+    if response.uncertainty is not None:
+        response.uncertainty[start:stop] = slot.uncertainty
+    if response.energy is not None:
+        response.energy[start:stop] = slot.energy
+    if response.state is not None and slot.new_state is not None:
+        response.state[start:stop] = slot.new_state
 
 
 def _refusal(reply: Reply) -> ServerError:

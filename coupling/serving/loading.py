@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from coupling.contract import Closure
 from coupling.errors import ModelError
 
-FOLDER_LOADER = "surrogates:load_model"
+FOLDER_LOADER = "surrogates.loading:load_folder"
 _DIGITS = 16
 T = TypeVar("T")
 

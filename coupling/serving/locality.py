@@ -17,12 +17,17 @@ def device_of_rank(comm: Any, gpus: int | None = None) -> str:
         comm: the communicator of the job.
         gpus: that the rank sees, None to count them.
     """
-    node = comm.Split_type(_type_shared())
+    node = node_of(comm)
     rank = node.rank
     node.Free()
+    return device_in_turn(rank, gpus)
+
+
+def device_in_turn(index: int, gpus: int | None = None) -> str:
+    """The device of the process of that index among those of a node that take its GPUs in turn."""
     there = sum(1 for _ in Path("/dev").glob("nvidia[0-9]*"))
     count = visible_gpus(there, os.environ.get("CUDA_VISIBLE_DEVICES")) if gpus is None else gpus
-    return f"cuda:{rank % count}" if count else "cpu"
+    return f"cuda:{index % count}" if count else "cpu"
 
 
 def visible_gpus(there: int, listed: str | None) -> int:
@@ -30,7 +35,8 @@ def visible_gpus(there: int, listed: str | None) -> int:
     return there if listed is None else min(there, sum(name.strip() not in ("", "-1") for name in listed.split(",")))
 
 
-def _type_shared() -> int:
+def node_of(comm: Any) -> Any:
+    """The ranks that share memory with this one, a new communicator (collective)."""
     from mpi4py import MPI
 
-    return int(MPI.COMM_TYPE_SHARED)
+    return comm.Split_type(MPI.COMM_TYPE_SHARED)

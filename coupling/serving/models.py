@@ -27,7 +27,7 @@ from coupling.serving.evaluation import (
 from coupling.serving.loading import load_with_fingerprint
 from coupling.serving.statistics import Statistics
 
-BATCH = {"cpu": 1024, "cuda": 65_536}
+BATCH = {"cpu": 2048, "cuda": 65_536}
 """Points that one call of a model gets at most, for models without an attribute ``batch``. Models cut them further to
 what fits a cache; here they bound what a client has to wait for others, and hide the cost of a call."""
 

@@ -7,7 +7,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from coupling.contract import Array, Closure, ClosureSpec, Response, check_argum
 from coupling.errors import ContractError, ServerError, ServerRefusedError, ServerUnavailableError
 from coupling.ledger import Ledger
 from coupling.serving.breaker import Breaker
-from coupling.serving.exchange import NEVER, Exchange, Ticket
-from coupling.serving.frames import ENERGY, UNCERTAINTY
+from coupling.serving.exchange import NEVER, Exchange, Ticket, empty_response
 from coupling.serving.link import Link
+from coupling.serving.local_copy import LocalCopy
 from coupling.serving.lookup import Lookup
 
 
@@ -82,15 +81,15 @@ class RemoteSurrogate:
         ledger: Ledger | None = None,
     ) -> None:
         self._servers = Lookup(os.fspath(model), address, device, timeout, start_timeout)
-        self._local, self._attempts, self._breaker = local, attempts, breaker or Breaker()
+        self._attempts, self._breaker = attempts, breaker or Breaker()
         if deadline is not None and deadline <= 0.0:
             raise ContractError(f"deadline must be a time above 0 s, or None for none, got {deadline}")
         self._deadline = deadline
         self.ledger = Ledger() if ledger is None else ledger
-        self._local_copy: Closure | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange[Link] | None = None
         link = self._servers.first_link(version)
         self.spec: ClosureSpec = link.spec
+        self._local = None if local is None else LocalCopy(local, self.spec, self.ledger)
         self._take(link)
 
     @property
@@ -129,9 +128,7 @@ class RemoteSurrogate:
         deadline = NEVER if self._deadline is None else time.monotonic_ns() + int(1e9 * self._deadline)
         ticket = Ticket(gradient, state, dt, hint, deque([(0, n)]), n, deadline)
         if n and self._exchange is not None:
-            with suppress(ServerUnavailableError):  # collect will notice, and recover
-                self._exchange.add(ticket)
-        ticket.response = self._empty_response(n)  # the server is at work meanwhile
+            self._exchange.add(ticket)
         self.ledger.count("server/calls")
         self.ledger.count("server/points", n)
         return ticket
@@ -151,7 +148,8 @@ class RemoteSurrogate:
                 self._recover(ticket, error)
         if ticket.error is not None:
             raise ticket.error
-        assert ticket.response is not None
+        if ticket.response is None:  # no points
+            ticket.response = empty_response(self.spec, 0, self._optional)
         return ticket.response
 
     def adopt(self, version: int | None = None, comm: Any = None) -> int:
@@ -181,17 +179,6 @@ class RemoteSurrogate:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _empty_response(self, n: int) -> Response:
-        spec = self.spec
-        return Response(
-            np.empty((n, spec.m)),
-            np.empty((n, spec.m, spec.k)),
-            np.empty(n, np.int8),
-            np.empty((n, spec.state_size)) if spec.state_size else None,
-            np.empty(n) if self._optional & UNCERTAINTY else None,
-            np.empty(n) if self._optional & ENERGY else None,
-        )
-
     def _take(self, link: Link) -> None:
         self.close()
         self._exchange = Exchange(link)
@@ -214,7 +201,8 @@ class RemoteSurrogate:
         if link.spec != self.spec:
             link.close()
             raise ServerRefusedError(f"version {link.version} has another specification: make a new RemoteSurrogate")
-        self._local_copy = self._local if isinstance(self._local, Closure) else None
+        if self._local is not None:
+            self._local.forget()
         self._take(link)
         return link.version
 
@@ -254,26 +242,14 @@ class RemoteSurrogate:
         assert self._exchange is not None
         self.ledger.count("server/sent again", sum(ticket.left for ticket in tickets))
         for ticket in tickets:
-            with suppress(ServerUnavailableError):  # collect will notice, and recover once more
-                self._exchange.add(ticket)
+            self._exchange.add(ticket)
 
     def _answer_locally(self, ticket: Ticket, error: ServerError) -> None:
         if self._local is None:
             ticket.error = error
             return
-        self.ledger.count("server/local points", len(ticket.gradient))
         try:
-            ticket.response = self._copy().evaluate(ticket.gradient, ticket.state, ticket.dt, ticket.hint)
+            ticket.response = self._local.evaluate(ticket.gradient, ticket.state, ticket.dt, ticket.hint)
             ticket.left = 0
         except Exception as failure:  # the caller shall get it, whatever it is
             ticket.error = failure
-
-    def _copy(self) -> Closure:
-        """The local copy, made when it is needed first."""
-        if self._local_copy is None:
-            assert self._local is not None
-            made = self._local if isinstance(self._local, Closure) else self._local()
-            if made.spec != self.spec:
-                raise ContractError(f"the local copy must have the model's specification {self.spec}, got {made.spec}")
-            self._local_copy = made
-        return self._local_copy

@@ -13,22 +13,27 @@ import fcntl
 import mmap
 import os
 import stat
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from coupling.contract import Array, ClosureSpec, StatusArray
+from coupling.contract import Array, ClosureSpec, Response, StatusArray
 from coupling.errors import ServerRefusedError
+from coupling.serving.frames import ENERGY, UNCERTAINTY
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 MOST_SLOTS = 64
 MOST_BYTES = 1 << 30
 _SLOT_BYTES = 1 << 19
 _LINE, _PAGE = 64, mmap.PAGESIZE
+_MOST_VIEWS = 8
+_INPUTS = 3
+
+Rows: TypeAlias = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slot:
     """Arrays of one slot, each with one row per point; those of the server are its results."""
 
@@ -41,6 +46,33 @@ class Slot:
     energy: Array
     new_state: Array | None
     status: StatusArray
+    _views: dict[Rows, Slot] = field(init=False, default_factory=dict, repr=False)
+
+    def rows(self, start: int, stop: int) -> Slot:
+        """Views of some rows; some are kept, as a solver asks for the same numbers of points again and again."""
+        views = self._views.get((start, stop))
+        if views is None:
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            whole = {name: getattr(self, name) for name in _ARRAYS}
+            arrays: dict[str, Any] = {name: None if a is None else a[start:stop] for name, a in whole.items()}
+            views = Slot(**arrays)
+            self._views[start, stop] = views
+        return views
+
+    def answer(self, optional: int) -> Response:
+        """A copy of the results, with those of the optional ones that the flags name."""
+        return Response(
+            self.flux.copy(),
+            self.tangent.copy(),
+            self.status.copy(),
+            None if self.new_state is None else self.new_state.copy(),
+            self.uncertainty.copy() if optional & UNCERTAINTY else None,
+            self.energy.copy() if optional & ENERGY else None,
+        )
+
+
+_ARRAYS = tuple(f.name for f in fields(Slot) if not f.name.startswith("_"))
 
 
 @dataclass(frozen=True)
@@ -66,10 +98,19 @@ class Layout:
         return self.k + self.m + self.m * self.k + 2 + 3 * self.state_size
 
     @property
+    def input_bytes(self) -> int:
+        """Bytes of what a client fills in: the first part of a slot."""
+        return sum(_aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()[:_INPUTS])
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all arrays of a slot."""
+        return sum(_aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()) + self.capacity
+
+    @property
     def slot_bytes(self) -> int:
         """Bytes of a slot, whole pages."""
-        doubles = sum(_aligned(8 * self.capacity * width, _LINE) for _, width in self._fields())
-        return _aligned(doubles + self.capacity, _PAGE)
+        return _aligned(self.used_bytes, _PAGE)
 
     @property
     def bytes(self) -> int:
@@ -91,12 +132,14 @@ class Layout:
 
     def views(self, memory: mmap.mmap) -> list[Slot]:
         """The arrays of all slots."""
-        return [self._slot(memory, index * self.slot_bytes) for index in range(self.slots)]
+        return [self.slot(memory, index * self.slot_bytes) for index in range(self.slots)]
 
-    def _slot(self, memory: mmap.mmap, offset: int) -> Slot:
+    def slot(self, memory: mmap.mmap | bytearray, offset: int, gap: int = 0) -> Slot:
+        """The arrays of a slot at that offset, with so many bytes left free before those of the results."""
         n, arrays = self.capacity, dict[str, Any]()
         shapes = {"tangent": (n, self.m, self.k), "uncertainty": (n,), "energy": (n,)}
-        for name, width in self._fields():
+        for number, (name, width) in enumerate(self._fields()):
+            offset += gap * (number == _INPUTS)
             shape = shapes.get(name, (n, width))
             arrays[name] = np.ndarray(shape, np.float64, memory, offset) if width else None
             offset += _aligned(8 * n * width, _LINE)

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from coupling.serving.batching import Batch, FairQueue, Piece
+from coupling.serving.batching import FairQueue, Piece
 from coupling.serving.client import Client, Gone
-from coupling.serving.frames import HINT, Code
+from coupling.serving.frames import Code
 from coupling.serving.loader import Loader
 from coupling.serving.log import Log
 from coupling.serving.models import ModelTable
 from coupling.serving.reception import Reception
 from coupling.serving.settings import Settings
+from coupling.serving.work import Work
 
 MOST_CLIENTS = 1024
 _LONGEST_LINGER = 1e-4
@@ -40,6 +41,7 @@ class Server:
         self.settings, self.table, self.log = settings, table, log
         self.clients: dict[int, Client] = {}
         self.queue: FairQueue[Client] = FairQueue()
+        self._work = Work(self.queue, self._answer, log)
         self.started = time.time()
         self._listener, self._alive = listener, alive
         self._loader = Loader(settings.device, settings.precision)
@@ -67,7 +69,7 @@ class Server:
             for descriptor, _ in events:
                 self._attend(descriptor)
             if self.queue and not self._linger():
-                self._evaluate(self.queue.next_batch())
+                self._work.next_batch()
         self._loader.close()
 
     def stop(self) -> None:
@@ -103,21 +105,25 @@ class Server:
 
     def _attend(self, descriptor: int) -> None:
         client = self.clients.get(descriptor)
-        if client is None:
-            if descriptor == self._listener.fileno():
-                self._accept()
-            elif descriptor == self._loader.descriptor:
-                self._loader.attend()
-        else:
-            self.serve(client, client.receive)
+        if client is not None:
+            self._guarded(client, client.receive)
+        elif descriptor == self._listener.fileno():
+            self._accept()
+        elif descriptor == self._loader.descriptor:
+            self._loader.attend()
 
     def serve(self, client: Client, action: Callable[[], None]) -> None:
-        """Do something for a client, if it is still there. Whatever goes wrong, it goes wrong for this client alone."""
-        if not self.has(client):
-            return
+        """Do something for a client, if it is still there."""
+        if self.has(client):
+            self._guarded(client, action)
+
+    def _guarded(self, client: Client, action: Callable[[], None]) -> None:
+        """Whatever goes wrong, it goes wrong for this client alone."""
         try:
             action()
-        except Gone:
+        except BlockingIOError:
+            return
+        except (Gone, OSError):
             self._leave(client)
         except Exception as error:  # whatever a client manages to break
             self.log.warning("client dropped", client=client.pid, error=f"{type(error).__name__}: {error}")
@@ -157,48 +163,7 @@ class Server:
         """Take a request."""
         self.queue.add(piece)
 
-    # ---- batches -----------------------------------------------------------------------------------------------------
-
-    def _evaluate(self, batch: Batch[Client]) -> None:
-        now = time.monotonic_ns()
-        for piece in batch.pieces:
-            if piece.request.deadline < now:
-                self._finish(piece, Code.EXPIRED)
-                return  # the others are still in the queue
-        self._compute(batch, now)
-
-    def _compute(self, batch: Batch[Client], start: int) -> None:
-        request = batch.pieces[0].request
-        try:
-            batch.version.evaluator.evaluate(batch.parts, request.dt, bool(request.flags & HINT))
-        except Exception as error:  # a user's model may raise anything
-            self._failed(batch, error)
-            return
-        spent = time.monotonic_ns() - start
-        batch.pieces[0].model.statistics.batch(batch.points, spent)
-        for piece, part in zip(batch.pieces, batch.parts, strict=True):
-            piece.done = part.stop
-            piece.compute_ns += spent * (part.stop - part.start) // batch.points
-            if piece.done == piece.request.points:
-                self._finish(piece, Code.DONE)
-
-    def _failed(self, batch: Batch[Client], error: Exception) -> None:
-        """One request alone answers for the failure; of several, each is tried alone."""
-        if len(batch.pieces) == 1:
-            text = f"{type(error).__name__}: {error}"
-            self.log.warning("model failed", client=batch.pieces[0].client.pid, error=text)
-            self._finish(batch.pieces[0], Code.MODEL_FAILED, text)
-            return
-        for piece, part in zip(batch.pieces, batch.parts, strict=True):
-            self._compute(Batch(batch.version, [piece], [part], part.stop - part.start), time.monotonic_ns())
-
-    def _finish(self, piece: Piece[Client], code: Code, text: str = "") -> None:
-        self.queue.finished(piece)
-        statistics = piece.model.statistics
-        statistics.request(time.monotonic_ns() - piece.arrived)
-        if code is not Code.DONE:
-            statistics.failed += code is Code.MODEL_FAILED
-            statistics.expired += code is Code.EXPIRED
+    def _answer(self, piece: Piece[Client], code: Code, text: str) -> None:
         try:
             piece.client.finish(piece, code, text)
         except Gone:

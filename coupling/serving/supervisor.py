@@ -42,8 +42,10 @@ class Supervisor:
         if self._lock is None:
             raise ServerAddressError(f"another server is running at {settings.address}")
         self._listener = listen(settings.address)
-        if settings.detach and os.fork():
-            os._exit(0)
+        if settings.detach:
+            if os.fork():
+                os._exit(0)
+            _leave_binding()
         self._plan: list[dict[str, Any]] = [
             {"name": name, "current": 1, "previous": 0, "newest": 1, "versions": {"1": _unread(source)}}
             for name, source in settings.models.items()
@@ -193,6 +195,11 @@ def _unread(source: str) -> dict[str, str | None]:
 
 def _send_plan(plans: socket.socket, table: ModelTable) -> None:
     plans.send(json.dumps(table.plan()).encode())
+
+
+def _leave_binding() -> None:
+    """Run on all cores that the system allows, not on those to which MPI has bound the rank that started this."""
+    os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
 
 
 def _die_with_parent() -> None:

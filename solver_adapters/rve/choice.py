@@ -10,89 +10,121 @@ from coupling.errors import ClosureError, ContractError, MeshError, MissingPacka
 
 if TYPE_CHECKING:
     from solver_adapters.fenicsx_rve import PeriodicRVE
+    from solver_adapters.rve.unit_cells import UnitCell
 
-GENERATED = {"fibre": "centred_fibre", "void": "centred_void", "laminate": "laminate"}
-MATERIALS = {"neo-hookean": "NeoHookean", "saint-venant-kirchhoff": "SaintVenantKirchhoff"}
-DEFAULT_MATERIALS = {"fibre": ("1=neo-hookean:1,1.5", "2=neo-hookean:10,15"), "void": ("1=neo-hookean:1,1.5",)}
-DEFAULT_MATERIALS["laminate"] = DEFAULT_MATERIALS["fibre"]
+GENERATED = {"fibre": "centred_fibre", "void": "centred_void", "sphere": "sphere", "laminate": "laminate"}
+IMAGES = (".npy", ".tif", ".tiff", ".png", ".bmp")
+_SOFT_AND_STIFF = {
+    "finite-strain": ("neo-hookean:1,1.5", "neo-hookean:10,15"),
+    "small-strain": ("isotropic:1,1.5", "isotropic:10,15"),
+    "conduction": ("conduction:1", "conduction:10"),
+    "field-conduction": ("field-conduction:1,1", "field-conduction:10,10"),
+}
 
 
 def chosen_rve(
     cell: str,
     materials: Sequence[str] = (),
     *,
+    kinematics: str | None = None,
+    boundary: str = "periodic",
     fraction: float | None = None,
     size: float | None = None,
     tag_name: str | None = None,
+    leave_out: int | None = None,
     degree: int = 2,
     flux_unit: str = "1",
 ) -> PeriodicRVE:
-    """The RVE with energy of a cell and materials.
+    """The RVE of a cell and materials, with energy where the flux is its derivative.
 
     Args:
-        cell: a key of :data:`GENERATED`, or the path of a mesh file.
-        materials: ``TAG=LAW:MU,LAMBDA``, LAW a key of :data:`MATERIALS`; without any, generated cells have their
-            :data:`DEFAULT_MATERIALS`.
-        fraction: area fraction of the second phase of a generated cell.
+        cell: a key of :data:`GENERATED`, or the path of an image (one of :data:`IMAGES`) or a mesh file.
+        materials: ``TAG=LAW:NUMBERS``, LAW a key of :data:`solver_adapters.rve.laws.LAWS`; without any, generated cells
+            have a soft matrix (tag 1) and a stiff inclusion (tag 2).
+        kinematics: a key of :data:`solver_adapters.rve.laws.KINEMATICS`; by default that of the materials, or finite
+            strain without any.
+        boundary: "periodic", "linear" or "uniform".
+        fraction: fraction of the second phase of a generated cell.
         size: largest edge length of its mesh.
         tag_name: cell data of a mesh file that tells the materials.
+        leave_out: tag of the pixels or voxels of an image that are void.
         degree: of the fluctuation.
         flux_unit: unit of the moduli.
 
     Raises:
-        MeshError: the mesh cannot be read or is no periodic unit cell.
-        ContractError: a material is none, or the options do not fit the cell.
+        MeshError: the mesh cannot be read or is no unit cell for the boundary condition.
+        ContractError: a material is none, or the options do not fit the cell or each other.
         MissingPackageError: DOLFINx, meshio or gmsh is not installed.
     """
-    _check_options(cell, {"--fraction": fraction, "--size": size}, tag_name)
-    laws = {tag: (law, moduli) for tag, law, moduli in map(_material, materials or _default(cell))}
+    _check_options(cell, {"--fraction": fraction, "--size": size}, {"--tag-name": tag_name}, {"--leave-out": leave_out})
+    words = [_split(text) for text in materials or _default(cell, kinematics or "finite-strain")]
     try:
         from solver_adapters.fenicsx_rve import PeriodicRVE
-        from solver_adapters.rve import energies, meshes
+        from solver_adapters.rve.laws import KINEMATICS, LAWS
     except ImportError as error:
         raise MissingPackageError(f"an RVE needs DOLFINx and meshio ({error}): twoscale info tells how") from error
-    if cell in GENERATED:
-        given = {key: value for key, value in (("fraction", fraction), ("size", size)) if value is not None}
-        unit_cell = getattr(meshes, GENERATED[cell])(**given)
-    else:
-        unit_cell = meshes.read_unit_cell(cell, tag_name=tag_name)
-    built = {tag: getattr(energies, MATERIALS[law])(*moduli) for tag, (law, moduli) in laws.items()}
+    for text, _, law, _ in words:
+        if law not in LAWS:
+            raise ContractError(f"there is no material {law!r} in {text!r}: known are {', '.join(LAWS)}")
+        kinematics = kinematics or LAWS[law].kinematics
+        if LAWS[law].kinematics != kinematics:
+            raise ContractError(f"{text!r} is a law of {LAWS[law].kinematics}, but the problem is {kinematics}")
+    assert kinematics is not None
+    unit_cell = _unit_cell(cell, fraction=fraction, size=size, tag_name=tag_name, leave_out=leave_out)
+    built = {}
+    for text, tag, law, numbers in words:
+        try:
+            built[tag] = LAWS[law](numbers, unit_cell.mesh.geometry.dim)
+        except ContractError as error:
+            raise ContractError(f"{text!r}: {error}") from error
+    options: dict[str, Any] = {"boundary": boundary, "degree": degree, "flux_unit": flux_unit}
+    has_energy = kinematics in ("finite-strain", "small-strain")
     try:
-        return PeriodicRVE(unit_cell, built, degree=degree, energy=True, flux_unit=flux_unit)
+        return PeriodicRVE(unit_cell, built, KINEMATICS[kinematics](), energy=has_energy, **options)
     except ClosureError as error:
         raise MeshError(f"{cell}: {error}") from error
 
 
-def _default(cell: str) -> Sequence[str]:
-    if cell not in DEFAULT_MATERIALS:
-        raise ContractError(f"{cell} has no materials: give one --material TAG=LAW:MU,LAMBDA for each cell tag")
-    return DEFAULT_MATERIALS[cell]
+def _unit_cell(cell: str, *, tag_name: str | None, leave_out: int | None, **generator: Any) -> UnitCell:
+    from solver_adapters.rve import meshes, voxels
 
-
-def _check_options(cell: str, generator: dict[str, Any], tag_name: str | None) -> None:
     if cell in GENERATED:
-        if tag_name is not None:
-            raise ContractError(
-                f"--tag-name is for mesh files, but {cell} is generated with tags 1 and 2: leave it out"
-            )
-        return
-    given = [name for name, value in generator.items() if value is not None]
-    if given:
-        raise ContractError(f"{' and '.join(given)} shape generated cells, but {cell} is a mesh file: leave them out")
-    if not Path(cell).is_file():
+        given = {key: value for key, value in generator.items() if value is not None}
+        generated: UnitCell = getattr(meshes, GENERATED[cell])(**given)
+        return generated
+    if Path(cell).suffix.lower() in IMAGES:
+        return voxels.voxel_cell(voxels.read_image(cell), void=leave_out)
+    return meshes.read_unit_cell(cell, tag_name=tag_name)
+
+
+def _default(cell: str, kinematics: str) -> Sequence[str]:
+    if cell not in GENERATED:
+        raise ContractError(f"{cell} has no materials: give one --material TAG=LAW:NUMBERS for each cell tag")
+    if kinematics not in _SOFT_AND_STIFF:
+        raise ContractError(f"kinematics must be one of {', '.join(_SOFT_AND_STIFF)}, got {kinematics!r}")
+    phases = [f"{tag}={law}" for tag, law in enumerate(_SOFT_AND_STIFF[kinematics], start=1)]
+    return phases[:1] if cell == "void" else phases
+
+
+def _check_options(cell: str, generator: dict[str, Any], mesh: dict[str, Any], image: dict[str, Any]) -> None:
+    """Refuse options of another kind of cell."""
+    if cell in GENERATED:
+        kind, foreign = "is generated", mesh | image
+    elif not Path(cell).is_file():
         raise MeshError(f"{cell} is neither a file nor one of {', '.join(GENERATED)}")
+    elif Path(cell).suffix.lower() in IMAGES:
+        kind, foreign = "is an image", generator | mesh
+    else:
+        kind, foreign = "is a mesh file", generator | image
+    if given := [name for name, value in foreign.items() if value is not None]:
+        raise ContractError(f"{' and '.join(given)} shape other cells, but {cell} {kind}: leave it out")
 
 
-def _material(text: str) -> tuple[int, str, tuple[float, float]]:
+def _split(text: str) -> tuple[str, int, str, tuple[float, ...]]:
+    """The text itself, tag, law and numbers of TAG=LAW:NUMBERS."""
     try:
-        tag, law_and_moduli = text.split("=")
-        law, moduli = law_and_moduli.split(":")
-        mu, lmbda = map(float, moduli.split(","))
-        number = int(tag)
+        tag, law_and_numbers = text.split("=")
+        law, numbers = law_and_numbers.split(":")
+        return text, int(tag), law, tuple(map(float, numbers.split(",")))
     except ValueError as error:
-        raise ContractError(f"a material is TAG=LAW:MU,LAMBDA, such as 1=neo-hookean:1,1.5, got {text!r}") from error
-    if law not in MATERIALS:
-        raise ContractError(f"there is no material {law!r} in {text!r}: known are {', '.join(MATERIALS)}")
-    if not (0.0 < mu < float("inf") and 3.0 * lmbda + 2.0 * mu > 0.0 and lmbda < float("inf")):
-        raise ContractError(f"MU and the bulk modulus LAMBDA + 2/3 MU must be above 0 and finite, got {text!r}")
-    return number, law, (mu, lmbda)
+        raise ContractError(f"a material is TAG=LAW:NUMBERS, such as 1=neo-hookean:1,1.5, got {text!r}") from error

@@ -42,7 +42,7 @@ _FLAT = 1e-10  # of the determinant of a cube of the same diameter
 
 
 def check_mesh(points: Array, cells: Cells, kind: str, lattice: Array | None, source: str) -> None:
-    """Check that cells tile one connected body.
+    """Check that cells tile one connected body, periodic images included.
 
     Args:
         points: (n, d).
@@ -52,15 +52,23 @@ def check_mesh(points: Array, cells: Cells, kind: str, lattice: Array | None, so
         source: what the mesh is called in messages.
 
     Raises:
-        MeshError: points that are not finite; degenerate, inverted or overlapping cells; a body in several parts.
+        MeshError: what :func:`check_cells` refuses; a body in several parts.
+    """
+    check_cells(points, cells, kind, source)
+    _check_connected(points, cells, _facets(cells, kind), lattice, source)
+
+
+def check_cells(points: Array, cells: Cells, kind: str, source: str) -> None:
+    """Check that cells fill space without overlap; arguments as in :func:`check_mesh`.
+
+    Raises:
+        MeshError: points that are not finite; degenerate, inverted or overlapping cells.
     """
     bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if bad.size:
         raise MeshError(f"{source}: {bad.size} nodes have coordinates that are not finite, the first is node {bad[0]}")
     _check_shapes(points, cells, kind, source)
-    facets = _facets(cells, kind)
-    _check_tiling(points, cells, facets, source)
-    _check_connected(points, cells, facets, lattice, source)
+    _check_tiling(points, cells, _facets(cells, kind), source)
 
 
 def check_tags(tags: Array, name: str, centres: Array, source: str) -> None:

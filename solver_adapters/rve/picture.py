@@ -12,6 +12,7 @@ from coupling.errors import ContractError, MissingPackageError
 from coupling.polar import mandel_basis
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.fields import fluctuation, local_flux
+from solver_adapters.rve.kinematics import Stretch
 
 try:
     from matplotlib.figure import Figure
@@ -21,13 +22,13 @@ except ImportError as error:
 
 
 def draw_rve(rve: PeriodicRVE, row: Array, file: str | Path, *, rotation: Array | None = None) -> None:
-    """Draw a 2D RVE deformed, its cells coloured by the norm of the local first Piola–Kirchhoff stress.
+    """Draw a 2D RVE, deformed where it has displacements, its cells coloured by the norm of the local flux.
 
     Args:
-        rve: in the stretch frame.
+        rve: of any kinematics.
         row: (s,) one row of a state that it returned.
         file: any format that matplotlib writes.
-        rotation: R (2, 2) of F = R U, none by default.
+        rotation: R (2, 2) of F = R U in the stretch frame, none by default.
 
     Raises:
         ContractError: the RVE is not of triangles or quadrilaterals.
@@ -37,11 +38,7 @@ def draw_rve(rve: PeriodicRVE, row: Array, file: str | Path, *, rotation: Array 
     if mesh.topology.dim != 2:
         raise ContractError(f"a picture is of a 2D RVE, got one in {mesh.topology.dim}D: leave --picture out")
     space = fem.functionspace(mesh, ("Lagrange", 1, (2,)))
-    w = fem.Function(space)
-    w.interpolate(fluctuation(rve, row))
-    X = space.tabulate_dof_coordinates()[:, :2]
-    U = np.tensordot(rve.equilibrium(row).gradient, mandel_basis(2), 1)
-    x = (X @ U + w.x.array.reshape(-1, 2)) @ (np.eye(2) if rotation is None else rotation).T
+    x = _places(rve, row, space) @ (np.eye(2) if rotation is None else rotation).T
     corners = space.dofmap.list
     quads = corners.shape[1] == 4
     triangles = np.concatenate((corners[:, [0, 1, 2]], corners[:, [1, 3, 2]])) if quads else corners
@@ -51,9 +48,27 @@ def draw_rve(rve: PeriodicRVE, row: Array, file: str | Path, *, rotation: Array 
     colours = axes.tripcolor(
         Triangulation(x[:, 0], x[:, 1], triangles), np.tile(stress, 1 + quads), vmin=0.0, edgecolors="face"
     )
-    figure.colorbar(colours, ax=axes, label=f"norm of the local Piola–Kirchhoff stress [{rve.spec.flux_unit}]")
+    figure.colorbar(colours, ax=axes, label=f"norm of the local {_flux_name(rve)} [{rve.spec.flux_unit}]")
     axes.set_aspect("equal")
     try:
         figure.savefig(file, dpi=150)
     except ValueError as error:
         raise ContractError(f"{file} cannot be written as a picture: {error}") from error
+
+
+def _places(rve: PeriodicRVE, row: Array, space: fem.FunctionSpace) -> Array:
+    """Where the nodes (n, 2) of a vector space are: x = U X + w, X + ε X + w, or X without displacements."""
+    X = np.asarray(space.tabulate_dof_coordinates()[:, :2])
+    if not rve.kinematics.field_shape(2):
+        return X
+    w = fem.Function(space)
+    w.interpolate(fluctuation(rve, row))
+    G = np.tensordot(rve.equilibrium(row).gradient, mandel_basis(2), 1)
+    H = G - np.eye(2) if isinstance(rve.kinematics, Stretch) else G
+    return np.asarray(X + X @ H + w.x.array.reshape(-1, 2))
+
+
+def _flux_name(rve: PeriodicRVE) -> str:
+    if isinstance(rve.kinematics, Stretch):
+        return "Piola–Kirchhoff stress"
+    return "stress" if rve.kinematics.field_shape(2) else "flux"

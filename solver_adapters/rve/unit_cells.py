@@ -72,6 +72,11 @@ class UnitCell:
         """The parallelepiped that repeats."""
         return Period.around(self.mesh.geometry.x[:, : self.mesh.geometry.dim], self.lattice)
 
+    def fraction(self, tag: int) -> float:
+        """Share of the period's volume that the cells of a tag fill."""
+        dx = ufl.Measure("dx", self.mesh, subdomain_data=self.tags)
+        return float(dolfinx.fem.assemble_scalar(dolfinx.fem.form(1.0 * dx(tag)))) / self.period.volume
+
     @property
     def quadrature_excess(self) -> int:
         """Degrees of quadrature that cells which are no affine images of a simplex need in addition."""
@@ -110,7 +115,7 @@ def unit_cell(
     if kind not in KINDS:
         raise MeshError(f"{source}: {kind!r} cells cannot be used, only {', '.join(KINDS)}")
     cell = KINDS[kind]
-    x, nodes = _used_nodes(_in_dimension(x, cell.dim, kind, source), nodes, source)
+    x, nodes = used_nodes(in_dimension(x, cell.dim, kind, source), nodes, source)
     if labels.shape != (len(nodes),):
         raise MeshError(f"{source}: {len(nodes)} cells need as many tags, got an array of shape {labels.shape}")
     check_tags(labels, "tag", x[nodes].mean(axis=1), source)
@@ -140,7 +145,7 @@ def read_unit_cell(
         MeshError: unreadable file, no or mixed cells, missing or ambiguous tags, and what :func:`unit_cell` refuses.
     """
     source = read_mesh(path)
-    kind = _cell_kind(source, path)
+    kind = cell_kind(source, path)
     cells = np.asarray(source.cells_dict[kind], dtype=np.int64)
     tags = _cell_tags(source, kind, tag_name, path)
     description = {"kind": "file", "name": Path(path).name, "cells": len(cells)}
@@ -171,7 +176,12 @@ def read_mesh(path: str | Path) -> meshio.Mesh:
         raise MeshError(f"{path} cannot be read as a mesh: meshio knows no such format") from error
 
 
-def _cell_kind(source: meshio.Mesh, path: str | Path) -> str:
+def cell_kind(source: meshio.Mesh, path: str | Path) -> str:
+    """The one kind of cells of the highest dimension, a key of :data:`KINDS`.
+
+    Raises:
+        MeshError: there are none, or several kinds.
+    """
     present = [kind for kind in source.cells_dict if kind in KINDS]
     if not present:
         found = sorted(source.cells_dict) or "no cells at all"
@@ -180,7 +190,7 @@ def _cell_kind(source: meshio.Mesh, path: str | Path) -> str:
     dim = max(KINDS[kind].dim for kind in present)
     kinds = [kind for kind in present if KINDS[kind].dim == dim]
     if len(kinds) > 1:
-        raise MeshError(f"{path} mixes {' and '.join(kinds)} cells: an RVE mesh must have one kind of cell")
+        raise MeshError(f"{path} mixes {' and '.join(kinds)} cells: a mesh must have one kind of cell")
     return str(kinds[0])
 
 
@@ -222,7 +232,12 @@ def _set_tags(source: meshio.Mesh, kind: str, path: str | Path) -> NDArray[np.in
     return tags
 
 
-def _in_dimension(points: Array, dim: int, kind: str, source: str) -> Array:
+def in_dimension(points: Array, dim: int, kind: str, source: str) -> Array:
+    """The first ``dim`` coordinates of points (n, d).
+
+    Raises:
+        MeshError: there are fewer, or 2D cells that do not lie in the x-y plane.
+    """
     if points.ndim != 2 or points.shape[1] < dim:
         raise MeshError(f"{source}: {kind} cells need points of {dim} coordinates, got an array of {points.shape}")
     if points.shape[1] > dim and np.ptp(points[:, dim:]) > 1e-9 * np.ptp(points):
@@ -231,7 +246,7 @@ def _in_dimension(points: Array, dim: int, kind: str, source: str) -> Array:
     return points[:, :dim]
 
 
-def _used_nodes(points: Array, cells: NDArray[np.int64], source: str) -> tuple[Array, NDArray[np.int64]]:
+def used_nodes(points: Array, cells: NDArray[np.int64], source: str) -> tuple[Array, NDArray[np.int64]]:
     """Points of cells alone, and the cells in their numbers."""
     if not cells.size:
         raise MeshError(f"{source} has no cells")

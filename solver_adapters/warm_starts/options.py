@@ -9,7 +9,7 @@ from petsc4py import PETSc
 from coupling.errors import ContractError
 from coupling.predictors import NAMES
 
-TYPES = ("none", *NAMES, "tangent")
+TYPES = ("none", *NAMES, "tangent", "projection")
 """Values of ``-PREFIX_warmstart_type``."""
 
 
@@ -17,7 +17,7 @@ TYPES = ("none", *NAMES, "tangent")
 class WarmStartOptions:
     """What the database says under the prefix of a SNES.
 
-        -PREFIX_warmstart_type       none, previous, linear, quadratic, tangent, pod, dmd or edmd
+        -PREFIX_warmstart_type       none, previous, linear, quadratic, tangent, projection, pod, dmd or edmd
         -PREFIX_warmstart_rank       largest number of modes
         -PREFIX_warmstart_window     number of last solutions to learn from
         -PREFIX_warmstart_monitor    one line per solve: residuals at both starts, and which was used

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a demo: its table and its figures."""
+"""One self-contained HTML page of a run: its table and its figures."""
 
 from __future__ import annotations
 
