@@ -48,6 +48,7 @@ from coupling.files import write_atomically
 from coupling.guess import Predictor
 from coupling.predictors.pod import PODPredictor
 from coupling.report import write_report
+from solver_adapters.dolfinx_versions import geometry_dofmap
 from solver_adapters.petsc_snes import warm_start
 from surrogates.state_network import Run, train_state_network
 
@@ -289,7 +290,7 @@ def _surface(comm: MPI.Comm, bar: Bar, solution: Array) -> tuple[Array, Array]:
     facets = mesh.exterior_facet_indices(domain.topology)
     nodes = mesh.entities_to_geometry(domain, 2, facets)
     place = np.zeros_like(domain.geometry.x)
-    place[domain.geometry.dofmap] = corners.x.array.reshape(-1, 3)[corners.function_space.dofmap.list]
+    place[geometry_dofmap(domain)] = corners.x.array.reshape(-1, 3)[corners.function_space.dofmap.list]
     x = domain.geometry.x[nodes][:, [0, 1, 3, 2]]
     u = place[nodes][:, [0, 1, 3, 2]]
     parts = comm.allgather((x + u, np.linalg.norm(u, axis=2).mean(axis=1)))

@@ -1,9 +1,10 @@
 """Reading ``torch.export`` programs (.pt2) that may not be what they seem.
 
-``torch.export.load`` trusts its file: torch 2.6 unpickles weights, constants and example inputs without restriction,
-and hands the expressions of sizes to SymPy, which evaluates them as Python. :func:`read_program` looks first: every
-pickle must hold tensors and plain values only (``torch.load`` with ``weights_only=True``), every expression be sums
-and products of sizes, and there must be no native code. What is left is torch's own reader and operators. That keeps
+``torch.export.load`` trusts its file: torch unpickles weights, constants and example inputs without restriction (since
+2.9 those that a table of the file calls pickled), and hands the expressions of sizes to SymPy, which evaluates them as
+Python. :func:`read_program` looks first: every pickle must hold tensors and plain values only (``torch.load`` with
+``weights_only=True``) and no table call for others, every expression be sums and products of sizes, and there must be
+no native code. What is left is torch's own reader and operators. That keeps
 out the known ways to run code from such a file; it is no proof against a flaw in torch, so take programs from people
 you trust.
 """
@@ -40,6 +41,7 @@ _FUNCTIONS = {
     "CleanDiv",
     "CeilDiv",
 }
+_FOREIGN = ("custom_obj", "opaque_obj", "aotinductor")
 _SIZE = re.compile(r"[a-z]+\d+")
 _SYNTAX = (ast.Expression, ast.Call, ast.keyword, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Load)
 
@@ -65,10 +67,13 @@ def read_program(data: bytes, device: str = "cpu") -> ExportedProgram:
 
 
 def _check_member(name: str, content: bytes) -> None:
-    if name.endswith((".so", ".o", ".cubin", ".py")) or "custom_obj" in name:
+    if name.endswith((".so", ".o", ".cubin", ".py")) or any(part in name for part in _FOREIGN):
         raise ModelError(f"it contains {name}, which could run code, and was not loaded")
     if name.endswith(".json"):
-        for expression in _expressions(json.loads(content)):
+        table = json.loads(content)
+        if any(_entries(table, "use_pickle")):
+            raise ModelError(f"{name} in it calls for pickled tensors, which could run code, and was not loaded")
+        for expression in map(str, _entries(table, "expr_str")):
             if not _is_arithmetic(expression):
                 raise ModelError(f"{name} has the size {expression!r}, which is no arithmetic, and was not loaded")
     elif name.endswith(".pt") and content:
@@ -96,13 +101,13 @@ def _is_harmless(node: ast.AST, called: bool) -> bool:
     return isinstance(node, _SYNTAX)
 
 
-def _expressions(value: Any) -> Iterator[str]:
-    """All texts under the key ``expr_str``."""
+def _entries(value: Any, name: str) -> Iterator[Any]:
+    """All values under a key of that name, at any depth."""
     if isinstance(value, dict):
         for key, entry in value.items():
-            if key == "expr_str":
-                yield str(entry)
-            yield from _expressions(entry)
+            if key == name:
+                yield entry
+            yield from _entries(entry, name)
     elif isinstance(value, list):
         for entry in value:
-            yield from _expressions(entry)
+            yield from _entries(entry, name)

@@ -96,10 +96,13 @@ def _from_wheel(environment: Path, folder: Path) -> tuple[list[str], dict[str, s
     packages = next((environment / "lib").glob("python3*/site-packages"))
     version = packages.parent.name.removeprefix("python")
     server, libraries = packages / "pytriton" / "tritonserver", packages / "nvidia_pytriton.libs"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        pytest.skip(f"this wheel of Triton has no Python backend for Python {version}")
     python, onnx, ours = (folder / part for part in ("backends/python", "backends/onnxruntime", "libraries"))
     if not python.exists():
         shutil.copytree(server / "backends" / "python", python)
-        shutil.copy(server / "python_backend_stubs" / version / "triton_python_backend_stub", python)
+        shutil.copy(stub, python)
         onnx.mkdir()
         shutil.copy(Path(__file__).with_name("triton_backend.py"), onnx / "model.py")
         ours.mkdir()
