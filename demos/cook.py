@@ -43,7 +43,9 @@ class Membrane:
         return point_value(self.problem.u, np.array([LENGTH, CLAMPED + LOADED / 2]))
 
 
-def membrane(comm: MPI.Comm, closure: Closure, *, cells: tuple[int, int] = (6, 3), load: float = 0.06) -> Membrane:
+def membrane(
+    comm: MPI.Comm, closure: Closure, *, cells: tuple[int, int] = (6, 3), load: float = 0.06, rtol: float = 1e-10
+) -> Membrane:
     """Finite-strain Cook's membrane with P2 displacements and three points per triangle.
 
     Args:
@@ -51,6 +53,7 @@ def membrane(comm: MPI.Comm, closure: Closure, *, cells: tuple[int, int] = (6, 3
         closure: deformation gradient ↦ first Piola–Kirchhoff stress.
         cells: divisions along and across the panel.
         load: shear traction at load factor 1, in units of stress.
+        rtol: tolerance of the residual relative to the forces.
     """
     panel = cooks_membrane(comm, cells)
     V = fem.functionspace(panel, ("Lagrange", 2, (2,)))
@@ -70,7 +73,7 @@ def membrane(comm: MPI.Comm, closure: Closure, *, cells: tuple[int, int] = (6, 3
         fluxes=[P],
         bcs=[fem.dirichletbc(np.zeros(2), clamped, V)],
         petsc_options_prefix="cook_",
-        petsc_options={"snes_rtol": 1e-10, "snes_linesearch_type": "basic"},
+        petsc_options={"snes_rtol": rtol, "snes_linesearch_type": "basic"},
     )
     return Membrane(problem, P, traction, load)
 
