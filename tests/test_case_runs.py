@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from coupling.closed_forms import isotropic_stiffness
-from coupling.errors import TwoscaleError
+from coupling.errors import CaseError, TwoscaleError
 from coupling.interrupts import Interrupts
 from solver_adapters.case.building import prepare
 from solver_adapters.case.reading import CaseFile
@@ -50,6 +50,18 @@ def test_the_example_is_the_demo(folder):
     assert result.rows[-1]["tip_y"] == pytest.approx(16.365857, abs=5e-7)
     assert [result.rows[-1][f"clamped_force_{axis}"] for axis in "xy"] == pytest.approx([0.0, -4.0], abs=1e-9)
     assert [record.iterations for record in result.records] == [5, 4, 4, 4, 3, 3, 3, 3]
+
+
+def test_what_is_wrong_on_one_rank_ends_all_of_them(folder):
+    if WORLD.rank == 0:
+        (folder / "case.toml").write_text(COARSE, encoding="utf-8")
+    WORLD.barrier()
+    file = CaseFile(folder / "case.toml")
+    with file.at("mesh"):
+        if WORLD.rank == WORLD.size - 1:
+            raise OSError("the disk of this node is gone")
+    with pytest.raises(CaseError, match="mesh: the disk of this node is gone"):
+        file.check(WORLD)
 
 
 def test_what_is_kept(folder):
