@@ -12,8 +12,10 @@ from mpi4py import MPI
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from coupling.closed_forms import isotropic_stiffness
+from coupling.command_line import app
 from coupling.errors import CaseError, TwoscaleError
 from coupling.interrupts import Interrupts
 from solver_adapters.case.building import prepare
@@ -62,6 +64,17 @@ def test_what_is_wrong_on_one_rank_ends_all_of_them(folder):
             raise OSError("the disk of this node is gone")
     with pytest.raises(CaseError, match="mesh: the disk of this node is gone"):
         file.check(WORLD)
+
+
+def test_a_folder_that_cannot_be_made_is_told_on_any_number_of_ranks(folder):
+    if WORLD.rank == 0:
+        (folder / "case.toml").write_text(COARSE, encoding="utf-8")
+    WORLD.barrier()
+    inside_a_file = str(folder / "case.toml" / "results")
+    done = CliRunner().invoke(app(["run"]), ["run", str(folder / "case.toml"), "--out", inside_a_file])
+    assert done.exit_code == 1
+    told = "".join(done.stderr.splitlines())
+    assert ("the folder for results cannot be made" in told) == (WORLD.rank == 0)
 
 
 def test_what_is_kept(folder):
