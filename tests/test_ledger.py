@@ -50,10 +50,9 @@ def test_gathered_counts_are_summed_and_seconds_are_the_slowest_ranks():
 def test_a_merged_ledger_has_the_work_of_each_part_once():
     """An accelerated closure in front of another one, with one ledger for both, and a surrogate with its own."""
     comm, shared, own = MPI.COMM_WORLD, Ledger(), Ledger()
-    surrogate = Conduction(1.0)
-    surrogate.ledger = own
-    inner = AcceleratedClosure(Conduction(1.0), Conduction(1.0), gate=RangeGate(), ledger=shared)
-    closure = AcceleratedClosure(inner, surrogate, gate=RangeGate(), ledger=shared)
+    law = Conduction(1.0)
+    fine, surrogate = (AcceleratedClosure(law, law, gate=RangeGate(), ledger=ledger) for ledger in (shared, own))
+    closure = AcceleratedClosure(fine, surrogate, gate=RangeGate(), ledger=shared)
     shared.count("calls", 2)
     own.count("calls")
     shared.seconds["fine"], own.seconds["fine"] = 2.0, 1.0
