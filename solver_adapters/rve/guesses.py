@@ -69,7 +69,7 @@ class FluctuationGuesses:
         return S, error
 
     def _changes(self, here: Array, there: Array) -> Array | None:
-        """Changes (n, N) of the predicted fields, not finite where none is predicted; None where the predictor fails."""
+        """Changes (n, N) of the predicted fields, NaN where none is predicted; None where the predictor fails."""
         n = len(here)
         try:
             guesses = [self.predictor.predict(np.ascontiguousarray(g)) for g in (there, here)]
