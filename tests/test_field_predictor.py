@@ -12,10 +12,12 @@ from coupling.conformance import assert_conforms
 from coupling.contract import Status
 from coupling.errors import ContractError, ModelError
 from coupling.guess import DifferentiablePredictor, Guess, Predictor
+from coupling.ledger import Ledger
 from demos.cook_runs import MATERIALS
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import NeoHookean
 from solver_adapters.rve.meshes import centred_fibre, centred_void
+from solver_adapters.rve.shared_factors import SharedFactors
 from surrogates import Dataset, FieldPredictor, KernelSurrogate, sample, stretch_design
 from surrogates.kernel_interpolation import Interpolant
 
@@ -270,6 +272,19 @@ def test_sweep_from_sweep_goes_on_where_it_was():
     again = fine.sweep(g + 1e-7, fine.initial_state(4), 0.0, first.state, tolerance=1e-6, tangent=none)
     assert fine.ledger.counts["rve/corrections"] - before == 4
     assert (again.status == Status.OK).all()
+
+
+def test_an_inadmissible_start_leaves_no_factor_behind():
+    """Factors that reach no further than 0.1, one point at rest and another that is folded: the latter gets none."""
+    problem, rest, far = rve().problem, np.array([1.0, 1.0, 0.0]), np.array([1.1, 0.9, 0.1])
+    factors = SharedFactors(problem, rest, Ledger())
+    factors.learn(far[None], np.zeros(1, dtype=np.intp), np.array([2.0]))
+    folded = np.random.default_rng(0).normal(size=problem.n)
+    assert not problem.is_admissible(far, folded)
+    which = factors.cover(np.array([rest, far]), np.array([np.zeros(problem.n), folded]))
+    assert which.tolist() == [0, 0] and len(factors) == 1
+    assert factors.cover(far[None], np.zeros((1, problem.n))).tolist() == [1]
+    assert np.isfinite(factors.solve(np.array([0, 1]), np.ones((2, problem.n)))).all()
 
 
 @pytest.mark.parametrize("boundary", ["periodic", "linear", "uniform"])
