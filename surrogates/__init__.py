@@ -16,7 +16,7 @@ from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.model_card import HoldOutErrors, ModelCard
 from surrogates.model_folder import load_model, save_model
 from surrogates.polynomial_energy import PolynomialEnergy
-from surrogates.polynomial_flux import FluxErrors, PolynomialFlux, fit_polynomial_flux
+from surrogates.polynomial_flux import PolynomialFlux, fit_polynomial_flux
 from surrogates.sampling import Design, box_design, sample, stretch_design
 from surrogates.stretch_space import StretchBox
 from surrogates.training import fit_polynomial, train_energy_network
@@ -27,7 +27,6 @@ __all__ = [
     "Design",
     "EnergyNetwork",
     "EnergySurrogate",
-    "FluxErrors",
     "HoldOutErrors",
     "ModelCard",
     "PolynomialEnergy",
