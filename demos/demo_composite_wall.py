@@ -146,7 +146,10 @@ def main() -> None:
         checks=[
             ("temperature error", f"{found['temperature error']:.1e}"),
             ("heat flow error", f"{found['heat flow error']:.1e}"),
-            ("  on held-out samples", f"rms {surrogate.card.errors.flux_rms:.1e}, max {surrogate.card.errors.flux_max:.1e}"),
+            (
+                "  on held-out samples",
+                f"rms {surrogate.card.errors.flux_rms:.1e}, max {surrogate.card.errors.flux_max:.1e}",
+            ),
         ],
     )
     summary = found | {

@@ -14,7 +14,7 @@ from surrogates.dataset import Dataset
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.model_card import HoldOutErrors, ModelCard
-from surrogates.model_folder import load_model, save_model
+from surrogates.model_folder import TrainedSurrogate, load_model, save_model
 from surrogates.polynomial_energy import PolynomialEnergy
 from surrogates.polynomial_flux import PolynomialFlux, fit_polynomial_flux
 from surrogates.sampling import Design, box_design, sample, stretch_design
@@ -32,6 +32,7 @@ __all__ = [
     "PolynomialEnergy",
     "PolynomialFlux",
     "StretchBox",
+    "TrainedSurrogate",
     "box_design",
     "fit_polynomial",
     "fit_polynomial_flux",

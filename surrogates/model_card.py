@@ -45,13 +45,13 @@ class HoldOutErrors:
     def of(cls, data: Dataset, energy: Array | None, flux: Array, tangent: Array) -> HoldOutErrors:
         """Errors of predictions (n,), (n, m), (n, m, k) at the samples of a data set; without energy, None for it."""
         scale = data.box.half_width if energy is None else 1.0
-        return cls(
-            *((None, None) if energy is None else _relative_errors(energy, data.energies)),
-            *_relative_errors(flux, data.flux),
-            *_relative_errors(tangent * scale, data.tangent * scale),
-            flux_max_absolute=float(_norms(flux - data.flux).max()),
-            samples=len(data),
-        )
+        figures: dict[str, Any] = {"energy_rms": None, "energy_max": None}
+        pairs = {"flux": (flux, data.flux), "tangent": (tangent * scale, data.tangent * scale)}
+        if energy is not None:
+            pairs["energy"] = energy, data.energies
+        for name, (values, exact) in pairs.items():
+            figures[f"{name}_rms"], figures[f"{name}_max"] = _relative_errors(values, exact)
+        return cls(**figures, flux_max_absolute=float(_norms(flux - data.flux).max()), samples=len(data))
 
     @property
     def known(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class ModelCard:
                 reference than the identity.
         """
         known = [f.name for f in fields(HoldOutErrors) if of_energy or not f.name.startswith("energy")]
-        errors: dict[str, float | None] = {"energy_rms": None, "energy_max": None}
+        errors: dict[str, Any] = {"energy_rms": None, "energy_max": None}
         errors |= {name: _error(card, f"hold_out_errors.{name}") for name in known if name != "samples"}
         samples = _entry(card, "hold_out_errors.samples")
         if type(samples) is not int or samples < 1:
@@ -168,7 +168,7 @@ class ModelCard:
         return cls(
             spec=spec,
             box=_box(card, spec),
-            errors=HoldOutErrors(**errors, samples=samples),  # type: ignore[arg-type]
+            errors=HoldOutErrors(**errors, samples=samples),
             dataset=_typed(card, "dataset.sha256", str, "a text"),
             provenance=_typed(card, "dataset.provenance", dict, "an object"),
             training=_typed(card, "training", dict, "an object"),

@@ -136,9 +136,7 @@ def _rebuilt(
     potential = POTENTIALS[family].from_architecture(architecture, weights, device, precision)
     k = len(potential.weights["scale"])
     if k != card.spec.k:
-        raise ModelError(
-            f"weights for {k} components, a card for {card.spec.k}: the files do not belong together"
-        )
+        raise ModelError(f"weights for {k} components, a card for {card.spec.k}: the files do not belong together")
     return EnergySurrogate(potential, card)
 
 
@@ -153,10 +151,8 @@ def _check_card(folder: Path, card: dict[str, Any]) -> ModelCard:
         known = ModelCard.from_json(card, of_energy=card["family"] in POTENTIALS)
     except ModelError as error:
         raise ModelError(f"{folder / CARD}: {error}") from error
-    if not known.spec.k == known.box.k:
-        raise ModelError(
-            f"{folder / CARD} has {known.spec.k} components and a range of {known.box.k}: the two do not belong together"
-        )
+    if (k := known.spec.k) != known.box.k:
+        raise ModelError(f"{folder / CARD} has {k} components and a range of {known.box.k}: save the model again")
     check_seal(folder, card)
     return known
 

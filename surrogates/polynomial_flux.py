@@ -137,7 +137,7 @@ def fit_polynomial_flux(dataset: Dataset, *, degree: int = 4, seed: int = 0, hol
     fit = _fit_potential if dataset.spec.symmetric else _fit_components
     weights = {"coefficients": fit(train, degree)}
     training = {"method": "linear least squares", "seed": seed, "hold_out": hold_out}
-    unknown = HoldOutErrors(None, None, *[np.nan] * 5, samples=len(held))
+    unknown = HoldOutErrors(None, None, np.nan, np.nan, np.nan, np.nan, np.nan, len(held))
     card = ModelCard(dataset.spec, dataset.box, unknown, dataset.fingerprint, dataset.provenance, training)
     answer = PolynomialFlux(weights, degree, card).evaluate(held.gradient, None, 0.0)
     errors = HoldOutErrors.of(held, None, answer.flux, answer.tangent)

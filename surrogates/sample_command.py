@@ -50,7 +50,8 @@ def sample(
     """Sample a unit cell, or a closure of your own, over a box of gradients: a data set for twoscale train and run.
 
     The gradient is the one of twoscale rve, but at finite strain the stretch U in Mandel form: U11, U22, √2·U12, in 3D
-    U11, U22, U33, √2·U23, √2·U13, √2·U12; its box must hold the identity. Finished batches are kept in FILE.partial:
+    U11, U22, U33, √2·U23, √2·U13, √2·U12; its box must hold the identity. Where a conductivity depends on θ, the
+    reference state has the θ in the middle of the box. Finished batches are kept in FILE.partial:
     after Ctrl-C, a time limit or a crash the same command goes on, on any number of ranks.
 
     [b]Exit code[/b]: 1 where nothing could be sampled or FILE is there already, 130 after Ctrl-C.
@@ -72,7 +73,8 @@ def sample(
     comm = MPI.COMM_WORLD
     shape = {"fraction": fraction, "size": size, "tag_name": tag_name, "leave_out": leave_out}
     options = shape | {"boundary": boundary, "degree": degree, "flux_unit": unit}
-    fine_scale = {"cell": cell, "materials": material or [], **options}
+    middle = 0.5 * (bounds[0][0] + bounds[1][0])  # a field's value of reference has to lie in the range of a model
+    fine_scale = {"cell": cell, "materials": material or [], "field": middle, **options}
     with errors_told(rank=comm.rank):
         try:
             data = _sampled(comm, fine_scale, bounds, out, samples, seed, batch)

@@ -34,6 +34,7 @@ def chosen_rve(
     leave_out: int | None = None,
     degree: int = 2,
     flux_unit: str = "1",
+    field: float = 0.0,
 ) -> PeriodicRVE:
     """The RVE of a cell and materials, with energy where the flux is its derivative.
 
@@ -50,6 +51,7 @@ def chosen_rve(
         leave_out: tag of the pixels or voxels of an image that are void.
         degree: of the fluctuation.
         flux_unit: unit of the moduli.
+        field: value of the field in the reference state, where the conductivity depends on it.
 
     Raises:
         MeshError: the mesh cannot be read or is no unit cell for the boundary condition.
@@ -80,7 +82,7 @@ def chosen_rve(
     options: dict[str, Any] = {"boundary": boundary, "degree": degree, "flux_unit": flux_unit}
     has_energy = kinematics in ("finite-strain", "small-strain")
     try:
-        return PeriodicRVE(unit_cell, built, KINEMATICS[kinematics](), energy=has_energy, **options)
+        return PeriodicRVE(unit_cell, built, KINEMATICS[kinematics](field), energy=has_energy, **options)
     except ClosureError as error:
         raise MeshError(f"{cell}: {error}") from error
 
