@@ -52,9 +52,7 @@ def _ellipticity(axes: Any, model: TrainedSurrogate, found: Ellipticity) -> None
     np.minimum.at(worst, index, found.smallest)
     colours = axes.pcolormesh(first, second, np.where(np.isfinite(worst), worst, np.nan), shading="nearest")
     axes.figure.colorbar(colours, ax=axes)
-    of_energy = isinstance(model, EnergySurrogate)
-    what = "acoustic tensor" if of_energy or model.spec.gradient[0].startswith("ε") else "conductivity"
-    title = f"{what}: smallest eigenvalue\n(relative to {'rest' if of_energy else 'the middle'}; elliptic > 0)"
+    title = f"{found.tensor}: smallest eigenvalue\n(relative to {found.rest}; elliptic > 0)"
     axes.set(xlabel=model.spec.gradient[0], ylabel=model.spec.gradient[1], title=title)
     if model.spec.gradient[0] != "θ":
         axes.set_aspect("equal")

@@ -60,7 +60,7 @@ def all_checks(model: PolynomialFlux, fresh: Dataset | None) -> tuple[list[Resul
         elliptic = _not_applying("strong ellipticity", "known for small strain and conduction")
     else:
         fine = None if fresh is None else definiteness(fresh.spec, fresh.tangent)
-        elliptic = ellipticity_check(found, fine, rest="in the middle of the range")
+        elliptic = ellipticity_check(found, fine)
     rest = [
         _not_applying("zero stress at rest", "a fitted flux vanishes there up to its errors"),
         _not_applying("stable at rest", "strong ellipticity covers the range"),
@@ -86,7 +86,9 @@ def ellipticity(model: PolynomialFlux) -> Ellipticity | None:
     )
     if smallest is None or middle is None:
         return None
-    return Ellipticity(gradients, np.asarray(smallest / (abs(float(middle[0])) or 1.0)))
+    tensor = "acoustic tensor" if model.spec.gradient[0].startswith("ε") else "conductivity"
+    scale = abs(float(middle[0])) or 1.0
+    return Ellipticity(gradients, np.asarray(smallest / scale), tensor, "mid-range")
 
 
 def definiteness(spec: ClosureSpec, tangent: Array) -> Array | None:

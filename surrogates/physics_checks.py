@@ -31,15 +31,19 @@ _COLLAPSE: Array = np.geomspace(1.0, 1e-3, 61, dtype=np.float64)
 
 @dataclass(frozen=True)
 class Ellipticity:
-    """Smallest eigenvalue of the acoustic tensor over all directions, at gradients.
+    """Smallest eigenvalue over all directions of a tensor that has to be positive definite, at gradients.
 
     Args:
         gradients: (n, k), stretches for an energy.
-        smallest: (n,), relative to its value at rest, for a flux in the middle of its range.
+        smallest: (n,), relative to its value at ``rest``.
+        tensor: which one.
+        rest: the state of comparison.
     """
 
     gradients: Array
     smallest: Array
+    tensor: str = "acoustic tensor"
+    rest: str = "rest"
 
 
 def all_checks(model: EnergySurrogate, fresh: Dataset | None) -> tuple[list[Result], Ellipticity]:
@@ -88,18 +92,12 @@ def ellipticity(model: EnergySurrogate) -> Ellipticity:
     return Ellipticity(stretches, np.asarray(smallest / (scale or 1.0), dtype=np.float64))
 
 
-def ellipticity_check(found: Ellipticity, fine: Array | None, *, rest: str = "at rest") -> Result:
-    """Strong ellipticity everywhere on the grid.
-
-    Args:
-        found: of the model.
-        fine: smallest eigenvalues (n,) of the fine scale at samples, where there are any.
-        rest: what the eigenvalues are relative to.
-    """
+def ellipticity_check(found: Ellipticity, fine: Array | None) -> Result:
+    """Strong ellipticity everywhere on the grid; from eigenvalues (n,) of the fine scale, whether it has it."""
     worst = int(found.smallest.argmin())
     smallest = float(found.smallest[worst])
     where = ", ".join(f"{value:.3g}" for value in found.gradients[worst])
-    words = f"smallest eigenvalue of the acoustic tensor {smallest:.2g} of that {rest}, at ({where})"
+    words = f"smallest eigenvalue of the {found.tensor} {smallest:.2g} of that at {found.rest}, at ({where})"
     if smallest > 0.0:
         return Result("strong ellipticity", True, None, words)
     share = float((found.smallest <= 0.0).mean())

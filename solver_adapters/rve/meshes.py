@@ -132,7 +132,7 @@ def random_inclusions(
 
     def geometry(occ: Any) -> dict[int, list[int]]:
         box = occ.addRectangle(0, 0, 0, 1, 1) if dim == 2 else occ.addBox(0, 0, 0, 1, 1, 1)
-        images = _images(centres, radius).tolist()
+        images = _images(centres, radius)
         whole = [occ.addDisk(*c, 0, radius, radius) if dim == 2 else occ.addSphere(*c, radius) for c in images]
         inside, _ = occ.intersect([(dim, tag) for tag in whole], [(dim, box)], removeTool=False)
         return _matrix_and_inclusions(occ, dim, box, [tag for _, tag in inside])
@@ -166,7 +166,7 @@ def _adsorb(count: int, dim: int, radius: float, gap: float, rng: np.random.Gene
 
 
 def _grazes(centre: Array, radius: float, gap: float) -> bool:
-    """Whether an inclusion nearly touches a face, an edge or a corner of the unit cell, where thin cells would arise."""
+    """Whether an inclusion nearly touches a face, an edge or a corner of the cell, where thin elements would arise."""
     to_faces = np.stack([centre, 1 - centre])
     away = np.zeros(1)
     for squares in (to_faces**2).T:
