@@ -50,7 +50,7 @@ def _ellipticity(axes: Any, model: TrainedSurrogate, found: Ellipticity) -> None
     worst = np.full((len(second), len(first)), np.inf)
     index = np.searchsorted(second, found.gradients[:, 1]), np.searchsorted(first, found.gradients[:, 0])
     np.minimum.at(worst, index, found.smallest)
-    colours = axes.pcolormesh(first, second, np.where(np.isfinite(worst), worst, np.nan), shading="nearest")
+    colours = axes.pcolormesh(first, second, np.where(np.isfinite(worst), worst.round(6), np.nan), shading="nearest")
     axes.figure.colorbar(colours, ax=axes)
     title = f"{found.tensor}: smallest eigenvalue\n(relative to {found.rest}; elliptic > 0)"
     axes.set(xlabel=model.spec.gradient[0], ylabel=model.spec.gradient[1], title=title)
@@ -76,7 +76,7 @@ def _flux(axes: Any, model: PolynomialFlux) -> None:
         gradient = np.tile(box.centre, (len(s), 1))
         gradient[:, j] += s * box.half_width[j]
         flux = model.evaluate(np.clip(gradient, box.lower, box.upper), None, 0.0).flux[:, i]
-        axes.plot(s, flux, label=f"{name} along {model.spec.gradient[j]}")
+        axes.plot(s, flux, label=f"{name} along {model.spec.gradient[j]}", linestyle=("-", "--", ":")[i % 3])
     axes.set(xlabel="from the lower bound of the range (−1) to the upper", ylabel=f"flux [{model.spec.flux_unit}]")
     axes.set(title="flux through the middle of the range")
     axes.legend()
