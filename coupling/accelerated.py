@@ -22,10 +22,12 @@ from coupling.contract import (
     usable,
 )
 from coupling.errors import ContractError
+from coupling.exact import ExactLevels
 from coupling.gate import Gate
 from coupling.ledger import Ledger
+from coupling.two_level import TwoLevel
 
-Mode = Literal["off", "replace"]
+Mode = Literal["off", "replace", "exact"]
 
 
 class AcceleratedClosure:
@@ -34,6 +36,13 @@ class AcceleratedClosure:
     ``mode="replace"``: all points go to the surrogate in one call, those that are not accepted to the fine scale in one
     call; they come back with the status FALLBACK where it was OK, and with uncertainty 0. ``mode="off"``: the fine
     scale alone, exactly.
+
+    ``mode="exact"``: the fine scale's answer, sooner. The closure then has two levels (:mod:`coupling.two_level`): a
+    macro solver that knows of them, such as :class:`solver_adapters.fenicsx.MultiscaleProblem`, lets the surrogate find
+    the solution and the fine scale correct it, until the fine scale's residual meets the tolerance; to any other solver
+    this closure is the fine scale. Where both are laws of the stretch, wrap the result, ``StretchFrame(
+    AcceleratedClosure(rve, surrogate, gate=gate, mode="exact"))``: rotations then do not spoil what is carried from one
+    load step to the next.
 
     The surrogate cannot make a run fail, nor wrong unnoticed: a point is also served by the fine scale where the
     surrogate's numbers are not finite or its status is not usable (whatever the gate says), and all points are where it
@@ -54,7 +63,7 @@ class AcceleratedClosure:
         fine: the closure to be replaced; its specification is this closure's (symmetric where both tangents are).
         surrogate: a closure of the same components, units and reference.
         gate: which of the surrogate's responses are used.
-        mode: "replace" or "off".
+        mode: "replace", "exact" or "off".
         ledger: where the work is entered, a new one if None.
 
     Raises:
@@ -66,10 +75,14 @@ class AcceleratedClosure:
     ) -> None:
         if mode not in get_args(Mode):
             raise ContractError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
-        _check_fit(fine.spec, surrogate.spec)
+        _check_fit(fine.spec, surrogate.spec, mode)
         self.fine, self.surrogate, self.gate = fine, surrogate, gate
         self.ledger = Ledger() if ledger is None else ledger
         self._mode = mode
+        self._exact = ExactLevels(fine, surrogate, gate, self.ledger) if mode == "exact" else None
+        if self._exact is not None:
+            self.spec = self._exact.spec
+            return
         symmetric = fine.spec.symmetric and (mode == "off" or surrogate.spec.symmetric)
         self.spec = replace(fine.spec, symmetric=symmetric)
 
@@ -84,12 +97,20 @@ class AcceleratedClosure:
         """Whether the surrogate is asked."""
         return self._mode
 
+    @property
+    def two_level(self) -> TwoLevel | None:
+        """Model and exact sweeps in exact mode, None in the others."""
+        return self._exact
+
     def initial_state(self, n: int) -> Array | None:
-        """The fine scale's."""
-        return self.fine.initial_state(n)
+        """The fine scale's; in exact mode with the anchors of the model."""
+        return (self._exact or self.fine).initial_state(n)
 
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """Flux, tangent, new state and status of n points, from the surrogate where it is accepted."""
+        if self._exact is not None:
+            check_arguments(self.spec, gradient, state, hint)
+            return self._exact.evaluate(gradient, state, dt, hint)
         comm = collective_over(self.fine)
         if comm is None:
             answer, rejected = self._proposed(gradient, state, dt, hint)
@@ -166,11 +187,13 @@ class AcceleratedClosure:
         return accepted & finite & usable(answer.status)
 
 
-def _check_fit(fine: ClosureSpec, surrogate: ClosureSpec) -> None:
+def _check_fit(fine: ClosureSpec, surrogate: ClosureSpec, mode: Mode) -> None:
     for name in ("gradient", "flux", "reference", "gradient_unit", "flux_unit"):
         theirs, ours = getattr(surrogate, name), getattr(fine, name)
         if theirs != ours:
             raise ContractError(f"fine scale and surrogate differ in {name}: {ours} and {theirs}")
+    if mode == "exact" and not surrogate.state_size:
+        return  # only the fine scale's state is ever committed
     if fine.history and not surrogate.history:
         raise ContractError(
             "the fine scale has history and the surrogate has none: the state would be left behind at the points "

@@ -57,6 +57,15 @@ class Predictor(Protocol):
         ...
 
 
+@runtime_checkable
+class DifferentiablePredictor(Predictor, Protocol):
+    """A predictor that also knows how its guesses change."""
+
+    def sensitivity(self, known: Array) -> Array:
+        """∂y/∂x (n, N, f) at the rows of ``known`` (n, f)."""
+        ...
+
+
 def better_start(
     guess: Array, standard: Array, residual_norm: Callable[[Array], float], ledger: Ledger, name: str
 ) -> tuple[Array, bool]:

@@ -26,10 +26,12 @@ rotation keeps the norm. Attained by a pure shear stress; never more than √2.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coupling.contract import (
     Array,
@@ -44,8 +46,11 @@ from coupling.contract import (
 )
 from coupling.errors import ContractError
 from coupling.polar import admissible, mandel_basis, polar
+from coupling.two_level import TwoLevel, two_level
 
 __all__ = ["StretchFrame", "polar"]
+
+Ask = Callable[[Array, Array | None, float, Array | None], Response]
 
 
 class StretchFrame:
@@ -74,21 +79,72 @@ class StretchFrame:
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """P (n, d²) and ∂P/∂F (n, d², d²) at F = ``gradient`` (n, d²), row by row."""
         check_arguments(self.spec, gradient, state, hint)
+        return self.framed(self.inner.evaluate, gradient, state, dt, hint)
+
+    @property
+    def two_level(self) -> TwoLevel | None:
+        """Both levels of the inner closure in this frame, None where it has one."""
+        levels = two_level(self.inner)
+        return None if levels is None else _FramedLevels(self, levels)
+
+    @property
+    def sweep(self) -> Callable[..., Response]:
+        """Sweeps of the inner closure seen from deformation gradients, an AttributeError where it cannot sweep.
+
+        See :class:`coupling.two_level.SweepingClosure`.
+        """
+        inner = self.inner.sweep  # type: ignore[attr-defined]
+
+        def sweep(
+            gradient: Array,
+            state: Array | None,
+            dt: float,
+            hint: Array | None = None,
+            *,
+            tolerance: float,
+            tangent: NDArray[np.bool_],
+        ) -> Response:
+            ask = partial(inner, tolerance=tolerance / math.sqrt(2.0), tangent=tangent)
+            return self.framed(ask, gradient, state, dt, hint)
+
+        return sweep
+
+    def framed(self, ask: Ask, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
+        """What ``ask``, which answers stretches like the inner closure, says to deformation gradients."""
         good = admissible(gradient)
         if good.all():
-            return self._evaluate(gradient, state, dt, hint)
+            return self._framed(ask, gradient, state, dt, hint)
         safe = np.where(good[:, None], gradient, self._identity)
-        response = self._evaluate(safe, state, dt, hint)
+        response = self._framed(ask, safe, state, dt, hint)
         if response.state is not None and state is not None:
             response = replace(response, state=np.where(good[:, None], response.state, state))
         return mark_unusable(response, ~good, Status.INADMISSIBLE)
 
-    def _evaluate(self, F: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
+    def _framed(self, ask: Ask, F: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
         R, u = polar(F)
-        inner = self.inner.evaluate(u, state, dt, hint)
+        inner = ask(u, state, dt, hint)
         P, A = transform(R, u, inner.flux, inner.tangent)
         error = None if inner.uncertainty is None else inner.uncertainty * amplification(u)
         return replace(inner, flux=P, tangent=A, uncertainty=error)
+
+
+@dataclass(frozen=True)
+class _FramedLevels:
+    """Both levels of a closure of stretches, seen from deformation gradients."""
+
+    frame: StretchFrame
+    inner: TwoLevel
+
+    def model(
+        self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, learned: bool
+    ) -> Response:
+        return self.frame.framed(partial(self.inner.model, learned=learned), gradient, state, dt, hint)
+
+    def sweep(
+        self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, tolerance: float
+    ) -> Response:
+        ask = partial(self.inner.sweep, tolerance=tolerance / math.sqrt(2.0))
+        return self.frame.framed(ask, gradient, state, dt, hint)
 
 
 def _tensor_spec(spec: ClosureSpec) -> ClosureSpec:

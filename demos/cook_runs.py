@@ -76,10 +76,20 @@ def create_rve(case: Case, *, for_training: bool = False) -> PeriodicRVE:
 
 
 def run(
-    comm: MPI.Comm, closure: Closure, case: Case, *, steps: int = 8, cells: tuple[int, int] = (6, 3), title: str = ""
+    comm: MPI.Comm,
+    closure: Closure,
+    case: Case,
+    *,
+    steps: int = 8,
+    cells: tuple[int, int] = (6, 3),
+    title: str = "",
+    rtol: float = 1e-10,
+    watch: Callable[[Membrane], None] | None = None,
 ) -> Run:
-    """Step the membrane to its full load (collective)."""
-    macro = membrane(comm, closure, cells=cells, load=case.load)
+    """Step the membrane to its full load (collective); ``watch`` may install monitors before."""
+    macro = membrane(comm, closure, cells=cells, load=case.load, rtol=rtol)
+    if watch is not None:
+        watch(macro)
     curve = [(0.0, 0.0)]
     timed = timed_steps(
         macro.problem,

@@ -47,7 +47,7 @@ from coupling.contract import Array
 from coupling.files import write_atomically
 from coupling.guess import Predictor
 from coupling.predictors.pod import PODPredictor
-from demos.report import write_report
+from coupling.report import write_report
 from solver_adapters.petsc_snes import warm_start
 from surrogates.state_network import Run, train_state_network
 

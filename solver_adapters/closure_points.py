@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array, Closure, Response, Status, check_response, usable
 from coupling.errors import ContractError
+from solver_adapters.level import EVALUATE, Level
 
 
 class ClosurePoints(ABC):
@@ -24,6 +25,7 @@ class ClosurePoints(ABC):
         state: committed state (n, s) of the points, None where the closure has none.
         gradient: gradients (n, k) that the last answer belongs to, None where there is none.
         failed: number of points of this rank that failed then.
+        magnitude: size of the flux that the tolerance of a sweep is relative to.
     """
 
     def __init__(self, closure: Closure, n: int, name: str) -> None:
@@ -31,7 +33,8 @@ class ClosurePoints(ABC):
         self.state = closure.initial_state(n)
         self.gradient: Array | None = None
         self.failed = 0
-        self._n, self._dt = n, np.nan
+        self.magnitude = 1.0
+        self._n, self._dt, self._level = n, np.nan, EVALUATE
         self._response: Response | None = None
         self._hint: Array | None = None
 
@@ -50,17 +53,21 @@ class ClosurePoints(ABC):
     def place(self, i: int) -> str:
         """Where point i is, for messages."""
 
-    def is_stale(self, gradient: Array, dt: float) -> bool:
-        """Whether the last answer belongs to other gradients, another dt or another committed state."""
-        return self.gradient is None or dt != self._dt or not np.array_equal(gradient, self.gradient)
+    def is_stale(self, gradient: Array, dt: float, level: Level) -> bool:
+        """Whether the last answer belongs to other gradients, another dt, level or committed state."""
+        if self.gradient is None or dt != self._dt or level != self._level:
+            return True
+        return not np.array_equal(gradient, self.gradient)
 
-    def evaluate(self, gradient: Array, dt: float) -> None:
-        """Evaluate the closure for the gradients (n, k), all points in one call."""
+    def evaluate(self, gradient: Array, dt: float, level: Level = EVALUATE) -> None:
+        """Ask the closure, at that level, for the gradients (n, k), all points in one call."""
         self.gradient, self._dt, self._response, self.failed = None, np.nan, None, 0
-        response = _checked(self.closure.evaluate(gradient, self.state, dt, self._hint), self.closure, self._n)
-        self.gradient, self._dt, self._response = gradient, dt, response
+        answer = level.ask(self.closure, self.magnitude)(gradient, self.state, dt, self._hint)
+        response = _checked(answer, self.closure, self._n)
+        self.gradient, self._dt, self._level, self._response = gradient, dt, level, response
         good = usable(response.status)
-        self._keep_hint(response.state, good)
+        if level.solves:
+            self._keep_hint(response.state, good)
         self.failed = int(good.size - np.count_nonzero(good))
 
     def commit(self) -> None:

@@ -19,7 +19,7 @@ a larger box then, or give it a fine scale to fall back on with :class:`coupling
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,8 +33,11 @@ from dolfinx.fem import petsc as fem_petsc
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 from coupling.ledger import Ledger
+from coupling.two_level import two_level
+from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.closure_flux import ClosureFlux
-from solver_adapters.macro.evaluation import evaluate_fluxes
+from solver_adapters.macro.evaluation import evaluate_fluxes, measure_magnitudes
+from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 from solver_adapters.macro.quadrature import QuadraturePoints
 from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options
@@ -64,6 +67,9 @@ class MultiscaleProblem:
     inadmissible for a point on any rank, the residual is NaN on all of them, so that a line search shortens its step
     and anything else stops.
 
+    Closures with two levels, such as an accelerated one in exact mode, are asked for their models while SNES iterates
+    and for exact sweeps in between (:mod:`solver_adapters.macro.exact_newton`); the tolerance is met by the latter.
+
     Args:
         residual: UFL form of one test function in the space of u.
         u: the solution, in any function space; initial guess of each solve.
@@ -85,6 +91,7 @@ class MultiscaleProblem:
         fluxes: the closure fluxes.
         bcs: the Dirichlet conditions.
         ledger: counts and times.
+        on_sweep: called with the residual of every exact sweep, where closures have two levels.
 
     Raises:
         ContractError: the arguments do not fit together.
@@ -124,7 +131,11 @@ class MultiscaleProblem:
         self._options = (petsc_options_prefix, default_options(self.comm) | dict(petsc_options or {}))
         self._unread = set(petsc_options or {})
         self._force_scale = ForceScale()
-        self._dt = 1.0
+        self._level, self._dt = EVALUATE, 1.0
+        has_levels = any(two_level(flux.closure) is not None for flux in self.fluxes)
+        self._exact_newton = ExactNewton() if has_levels else None
+        self.on_sweep: Callable[[Measured], None] | None = None
+        self._start = self.solution.copy()
         self._error: Exception | None = None
         self._failures: tuple[int, list[str]] = (0, [])
         self.snes = self._create_snes()
@@ -136,6 +147,11 @@ class MultiscaleProblem:
         return values
 
     @property
+    def exact(self) -> bool:
+        """Whether a closure has two levels, so that solutions are found by models and exact sweeps."""
+        return self._exact_newton is not None
+
+    @property
     def owned(self) -> int:
         """How many of the values of ``solution`` this rank owns; they are the first ones."""
         return int(self._owned)
@@ -145,7 +161,7 @@ class MultiscaleProblem:
 
         u is at these values afterwards.
         """
-        self._dt, self._error, self._failures = dt, None, (0, [])
+        self._dt, self._level, self._error, self._failures = dt, EVALUATE, None, (0, [])
         self._x.array_w[:] = values
         self._assemble_residual(self.snes, self._x, self._b)
         return float(self._b.norm())
@@ -159,24 +175,56 @@ class MultiscaleProblem:
             StepError: SNES did not converge, on all ranks; u is then what it was before.
             Exception: what a closure raised, on its rank; RemoteRankError on the others.
         """
-        guess = self.solution.copy()
+        self._start = self.solution.copy()
         self._dt, self._error, self._failures = dt, None, (0, [])
-        self._x.array_w[:] = guess[: self._owned]
+        self._x.array_w[:] = self._start[: self._owned]
         with self.ledger.phase("step"):
             with options_database(*self._options, self._unread):
-                self.snes.solve(None, self._x)
+                solved = self._exact_newton.solve(self) if self._exact_newton is not None else None
+                if solved is None and self._error is None:
+                    solved = self.iterate(EVALUATE)
             self._warn_of_unread_options()
-            solved = Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
-            self.count("macro/iterations", solved.iterations)
-            if self.snes.getConvergedReason() > 0 and self._set_iterate(self._x):
+            if solved is not None and self._set_iterate(self._x):
                 self._force_scale.keep()
                 return solved
-        self.solution[:] = guess
-        for flux in self.fluxes:
-            flux.discard()
+            explanation = self._explanation()
+        self.go_back()
         if self._error is not None:
             raise self._error
-        raise StepError(self._explanation(solved))
+        raise StepError(explanation)
+
+    def iterate(self, level: Level) -> Solved | None:
+        """Newton's method from the present iterate, closures asked at that level; None where it fails (collective)."""
+        self._level = level
+        self.snes.solve(None, self._x)
+        self.count("macro/iterations", self.snes.getIterationNumber())
+        if self.snes.getConvergedReason() == PETSc.SNES.ConvergedReason.DIVERGED_LINEAR_SOLVE:
+            self.snes.ksp.pc.reset()  # a factorisation that failed on a singular matrix would go on failing
+        return self._solved() if self.snes.getConvergedReason() > 0 else None
+
+    def measure(self, level: Level) -> Measured | None:
+        """Residual at the present iterate, closures asked at that level; None where a point fails (collective)."""
+        measure_magnitudes(self.fluxes, self.comm)
+        self._level = level
+        self._assemble_residual(self.snes, self._x, self._b)
+        norm, (rtol, atol, *_) = self._b.norm(), self.snes.getTolerances()
+        if not np.isfinite(norm):
+            return None
+        measured = Measured(norm, max(atol, rtol * self._force_scale.scale), self._force_scale.scale)
+        if self.on_sweep is not None:
+            self.on_sweep(measured)
+        return measured
+
+    def go_back(self) -> None:
+        """Return to the start of the last solve and to the committed states."""
+        self.solution[:] = self._start
+        self._x.array_w[:] = self._start[: self._owned]
+        for flux in self.fluxes:
+            flux.discard()
+
+    def relative_tolerance(self) -> float:
+        """Rtol of the residual."""
+        return float(self.snes.getTolerances()[0])
 
     def commit(self) -> None:
         """Make the states of the last solve the committed ones."""
@@ -225,7 +273,7 @@ class MultiscaleProblem:
         self.u.x.array[: self._owned] = x.array_r
         self.u.x.scatter_forward()
         try:
-            failed = evaluate_fluxes(self.fluxes, self._dt, self.comm, self.ledger)
+            failed = evaluate_fluxes(self.fluxes, self._dt, self.comm, self.ledger, self._level)
         except Exception as error:  # raised on all ranks together; kept until SNES has returned
             self._error = error
             return False
@@ -270,8 +318,12 @@ class MultiscaleProblem:
             if A != P:
                 A.assemble()
 
-    def _explanation(self, solved: Solved) -> str:
+    def _solved(self) -> Solved:
+        return Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
+
+    def _explanation(self) -> str:
         """Why the solve failed, the same text on all ranks (collective)."""
+        solved = self._solved()
         failed, lines = self._failures
         text = f"SNES stopped with {solved.reason} after {solved.iterations} iterations"
         if not failed:

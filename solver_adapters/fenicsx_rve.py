@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, Response, Status, check_arguments
 from coupling.errors import ClosureError, ContractError
+from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.boundary import Boundary
 from solver_adapters.rve.cell_problem import CellProblem, Linearisation
 from solver_adapters.rve.energies import Energy
-from solver_adapters.rve.factor import SymmetricFactor
+from solver_adapters.rve.factor import SymmetricFactor, refined
+from solver_adapters.rve.guesses import FluctuationGuesses
 from solver_adapters.rve.kinematics import Kinematics, Stretch
+from solver_adapters.rve.memory import Memory
+from solver_adapters.rve.sweep import Sweep
 from solver_adapters.rve.unit_cells import UnitCell
 
 _FACTOR_SERVES = 1e-4
-_LARGEST_REMAINDER = 3e-3
 _SMALLEST_STEP = 2.0**-8
 _MOST_ITERATIONS = 12
+_FEW = 0.1  # of the points may need Newton's method in a sweep
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,12 @@ class PeriodicRVE:
             tolerance/|g|² of that of a gradient g: 1e-6 is too loose at 1 % strain, where 1e-12 serves.
         energy: whether responses carry the energy density, where the flux is its derivative.
         flux_unit: unit of the materials' moduli.
+        predictor: guesses of fluctuations from gradients. A guess is used where the true residual is smaller there than
+            at the usual start and det(U + ∇w) > 0 in all of the RVE.
 
     Attributes:
         reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties.
-        point_seconds: (n,) processor time of each point in the last evaluation, for
+        point_work: (n,) Newton iterations of each point in the last evaluation, for
             :class:`coupling.balance.BalancedClosure`.
 
     Raises:
@@ -105,6 +112,7 @@ class PeriodicRVE:
         tolerance: float = 1e-12,
         energy: bool = False,
         flux_unit: str = "1",
+        predictor: Predictor | None = None,
     ) -> None:
         self.kinematics = kinematics or Stretch()
         self.cell, self.materials = cell, dict(materials)
@@ -129,11 +137,11 @@ class PeriodicRVE:
                 "leave it out"
             )
         self.spec: ClosureSpec = replace(self.problem.spec, flux_unit=flux_unit, state_size=k + n * (1 + k))
-        self._with_energy = energy
+        self._with_energy, self.predictor = energy, predictor
         border = self.problem.border
         self._factor = SymmetricFactor(self.problem.K, 1 + k + (0 if border is None else border.columns.shape[1]))
         self._scale = 1.0
-        self.point_seconds = np.empty(0)
+        self.point_work: Array = np.empty(0)
         self.reference = self._solve_reference()
         self._scale = float(np.linalg.norm(self.reference.tangent))
         self.ledger.reset()
@@ -149,13 +157,19 @@ class PeriodicRVE:
         n, k, m = check_arguments(self.spec, gradient, state, hint), self.spec.k, self.spec.m
         flux, tangent = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
         energy = np.full(n, np.nan) if self._with_energy else None
-        memory, self.point_seconds = np.array(state), np.zeros(n)
+        memory, self.point_work = np.array(state), np.zeros(n)
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         with self.ledger.phase("rve"):
-            for i in np.flatnonzero(status == Status.OK):
-                row, start = memory[i], time.thread_time()
-                solved = self._solve(gradient[i], row if hint is None else hint[i], row)
-                self.point_seconds[i] = time.thread_time() - start
+            good = np.flatnonzero(status == Status.OK)
+            guessed = self._guessed(gradient, memory if hint is None else hint, good)
+            for i in good:
+                row, solved, before = memory[i], None, self._iterations
+                if i in guessed:
+                    solved = self._newton(
+                        gradient[i], replace(self.reference, gradient=gradient[i], fluctuation=guessed[i])
+                    )
+                solved = solved or self._solve(gradient[i], row if hint is None else hint[i], row)
+                self.point_work[i] = self._iterations - before
                 if solved is None:
                     status[i] = Status.NOT_CONVERGED
                     continue
@@ -167,11 +181,64 @@ class PeriodicRVE:
         self.ledger.count("rve/failed points", int((status != Status.OK).sum()))
         return Response(flux, tangent, status, memory, energy=energy)
 
+    def sweep(
+        self,
+        gradient: Array,
+        state: Array | None,
+        dt: float,
+        hint: Array | None = None,
+        *,
+        tolerance: float,
+        tangent: NDArray[np.bool_],
+    ) -> Response:
+        """Flux at n points from stale factors, see :class:`coupling.two_level.SweepingClosure`.
+
+        Residuals alone are assembled, and a few factors serve all points (:mod:`solver_adapters.rve.modified_newton`).
+        Where that does not converge, Newton's method stands in, as long as that concerns few points.
+        """
+        check_arguments(self.spec, gradient, state, hint)
+        n, k, m = len(gradient), self.spec.k, self.spec.m
+        memory = np.array(state if hint is None else hint)
+        flux, tangents = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
+        status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
+        error, good = np.full(n, np.inf), np.flatnonzero(status == Status.OK)
+        with self.ledger.phase("rve"):
+            rows = memory if good.size == n else memory[good]
+            swept = self._sweep(gradient[good], Memory.of(rows, k, self.problem.n), tangent[good], tolerance)
+            memory[good] = rows
+            flux[good], tangents[good], error[good] = swept.flux, swept.tangent, swept.error
+            flux *= self.kinematics.sign
+            tangents *= self.kinematics.sign
+            unsolved = good[np.isnan(swept.flux[:, 0])]
+            status[unsolved] = Status.NOT_CONVERGED
+            if unsolved.size <= max(1, n * _FEW):
+                for i in unsolved:
+                    solved = self._newton(gradient[i], self.equilibrium(memory[i]), tolerance / self._scale)
+                    if solved is not None:
+                        status[i], error[i] = Status.OK, tolerance
+                        flux[i], tangents[i] = solved.flux, solved.tangent
+                        self._remember(solved, memory[i])
+        self.ledger.count("rve/sweeps")
+        self.ledger.count("rve/failed points", int((status != Status.OK).sum()))
+        return Response(flux, tangents, status, memory, uncertainty=error)
+
+    @cached_property
+    def _sweep(self) -> Sweep:
+        return Sweep(self.problem, self._factor, np.array(self.spec.reference), self._scale, self.ledger, self._guesses)
+
+    def fluctuations(self, state: Array) -> Array:
+        """Fluctuations (n, N) of the rows of a state, for :func:`surrogates.sample` to keep."""
+        return np.array(state[:, self.spec.k : self.spec.k + self.problem.n])
+
     def equilibrium(self, row: Array) -> Equilibrium:
         """The equilibrium that a row (s,) of a returned state remembers; its flux and tangent are not kept and NaN."""
         k, m, n = self.spec.k, self.spec.m, self.problem.n
         unknown = np.full((m, k), np.nan)
         return Equilibrium(row[:k], row[k : k + n], row[k + n :].reshape(n, k), unknown[:, 0], unknown)
+
+    @property
+    def _iterations(self) -> int:
+        return self.ledger.counts.get("rve/newton iterations", 0)
 
     def _solve_reference(self) -> Equilibrium:
         k, m, n = self.spec.k, self.spec.m, self.problem.n
@@ -185,6 +252,18 @@ class PeriodicRVE:
                 "every part of the cell"
             )
         return solved
+
+    def _guessed(self, gradient: Array, rows: Array, good: NDArray[np.intp]) -> dict[int, Array]:
+        """Guessed fluctuations of those of the good points that have one."""
+        if self._guesses is None:
+            return {}
+        good = good[np.isfinite(rows[good]).all(axis=1)]
+        starts, used = self._guesses.starts(gradient[good], Memory.of(rows[good], self.spec.k, self.problem.n))
+        return {int(i): start for i, start in zip(good[used], starts[used], strict=True)}
+
+    @cached_property
+    def _guesses(self) -> FluctuationGuesses | None:
+        return None if self.predictor is None else FluctuationGuesses(self.problem, self.predictor, self.ledger)
 
     def _solve(self, gradient: Array, hint: Array, committed: Array) -> Equilibrium | None:
         """Equilibrium at ``gradient``: from the hint at once, else in steps from the committed memory."""
@@ -206,8 +285,9 @@ class PeriodicRVE:
                     return None
         return start
 
-    def _newton(self, gradient: Array, start: Equilibrium) -> Equilibrium | None:
+    def _newton(self, gradient: Array, start: Equilibrium, tolerance: float | None = None) -> Equilibrium | None:
         """Equilibrium at ``gradient``, or None where Newton's method from the predictor of ``start`` diverges."""
+        tolerance = self.tolerance if tolerance is None else tolerance
         w, border = start.fluctuation + start.sensitivity @ (gradient - start.gradient), self.problem.border
         if border is not None:
             w = border.feasible(w)
@@ -225,7 +305,7 @@ class PeriodicRVE:
             if not error < 4 * previous:
                 return None
             w = w - solution[:, 0]
-            if error <= self.tolerance:
+            if error <= tolerance:
                 return self._equilibrium_at(gradient, w, system, solution, condensed)
         return None
 
@@ -247,19 +327,11 @@ class PeriodicRVE:
         return X, np.asarray(G / self.problem.volume)
 
     def _solve_columns(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
-        """X = K⁻¹B and BᵀK⁻¹B.
-
-        The last factor M serves where X₀ = M⁻¹B leaves a small remainder. After one step of iterative refinement,
-        X = X₀ + M⁻¹(B − KX₀), the remainder is R = B − KX, and BᵀK⁻¹B = XᵀB + RᵀX + RᵀK⁻¹R; the last term is of fourth
-        order and left out.
-        """
+        """X = K⁻¹B and BᵀK⁻¹B, by the last factor where that serves."""
         if reuse and self._factor.ready:
-            X = self._factor.solve(B)
-            R = B - self._factor.product(X)
-            if np.linalg.norm(R[:, 1:]) <= _LARGEST_REMAINDER * np.linalg.norm(B[:, 1:]):
-                X += self._factor.solve(R)
-                R = B - self._factor.product(X)
-                return X, X.T @ B + R.T @ X
+            answer = refined(B, self._factor.solve, self._factor.product)
+            if answer is not None:
+                return answer
         self.ledger.count("rve/factorisations")
         if not self._factor.factorise():
             self.ledger.count("rve/LU factorisations")

@@ -30,6 +30,7 @@ from coupling.ledger import Ledger
 from solver_adapters.closure_points import ClosurePoints, numbers
 from solver_adapters.grid.axes import axes_of
 from solver_adapters.grid.faces import Faces
+from solver_adapters.level import Level
 from solver_adapters.macro.evaluation import evaluate_fluxes
 
 
@@ -76,12 +77,12 @@ class FaceFlux(ClosurePoints):
         """Gradients (n, k) at the faces for the nodal values last taken in."""
         return np.asarray(self.faces.gradient @ self._u.array_r).reshape(self.faces.n, self.faces.k)
 
-    def is_stale(self, gradient: Array, dt: float) -> bool:
+    def is_stale(self, gradient: Array, dt: float, level: Level) -> bool:
         """Whether the last answer belongs to gradients that differ by more than the round-off of |G||u|, or else.
 
         Time steppers give back a converged stage with other last digits than they had it evaluated with.
         """
-        if self.gradient is None or dt != self._dt:
+        if self.gradient is None or dt != self._dt or level != self._level:
             return True
         round_off = 8 * np.finfo(float).eps * (abs(self.faces.gradient) @ np.abs(self._u.array_r))
         return bool((np.abs(gradient - self.gradient).reshape(-1) > round_off).any())

@@ -13,6 +13,8 @@ from surrogates.box import Box
 from surrogates.dataset import Dataset
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
+from surrogates.field_predictor import FieldPredictor
+from surrogates.kernel_surrogate import KernelSurrogate
 from surrogates.model_card import HoldOutErrors, ModelCard
 from surrogates.model_folder import TrainedSurrogate, load_model, save_model
 from surrogates.polynomial_energy import PolynomialEnergy
@@ -27,7 +29,9 @@ __all__ = [
     "Design",
     "EnergyNetwork",
     "EnergySurrogate",
+    "FieldPredictor",
     "HoldOutErrors",
+    "KernelSurrogate",
     "ModelCard",
     "PolynomialEnergy",
     "PolynomialFlux",

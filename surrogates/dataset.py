@@ -20,7 +20,7 @@ from surrogates.box import Box
 from surrogates.stretch_space import StretchBox, box_of
 
 FORMAT = 1
-_ARRAYS = ("gradient", "energy", "flux", "tangent")
+_ARRAYS = ("gradient", "energy", "flux", "tangent", "fields")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Dataset:
         flux: q (n, m); T = ∂Ŵ/∂U for energy surrogates.
         tangent: ∂q/∂g (n, m, k).
         provenance: how the samples came about (RVE, closure, seed, dropped points); anything that JSON holds.
+        fields: (n, N) solutions of the fine scale, such as fluctuation fields, where they were kept.
 
     Raises:
         ModelError: where shapes do not fit or a number is not finite.
@@ -47,10 +48,13 @@ class Dataset:
     flux: Array
     tangent: Array
     provenance: dict[str, Any]
+    fields: Array | None = None
 
     def __post_init__(self) -> None:
         n, m, k = len(self), self.spec.m, self.spec.k
         shapes = {"gradient": (n, k), "energy": (n,), "flux": (n, m), "tangent": (n, m, k)}
+        if self.fields is not None:
+            shapes["fields"] = (n, *self.fields.shape[1:2])
         for name, array in self.arrays.items():
             shape = shapes[name]
             if array.shape != shape or array.dtype != np.float64:

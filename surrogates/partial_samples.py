@@ -56,6 +56,8 @@ class PartialSamples:
         }
         if response.energy is not None:
             arrays["energy"] = response.energy
+        if response.state is not None:
+            arrays["state"] = response.state
         write_atomically(self._file(start), save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
 
     def stop(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,7 @@ def sample(
     provenance: dict[str, Any] | None = None,
     progress: bool = True,
     keep: str | Path | None = None,
+    fields: Callable[[Array], Array] | None = None,
 ) -> Dataset:
     """Evaluate a closure over a design (collective) and return the same data set on every rank.
 
@@ -137,6 +138,8 @@ def sample(
         progress: whether rank 0 shows a progress bar.
         keep: folder, seen by all ranks, for finished batches: a later call of the same closure, provenance and dt goes
             on from there, on any number of ranks. None keeps nothing. The caller deletes it.
+        fields: takes the solutions (n, N) that the data set shall keep out of the closure's states (n, s), such as
+            ``PeriodicRVE.fluctuations``; None keeps none.
 
     Raises:
         ContractError: where design and closure do not fit, or a closure of stretches gives no energy.
@@ -153,6 +156,8 @@ def sample(
         )
     batches = {start: design.points[start : start + batch] for start in range(0, len(design.points), batch)}
     origin = {"spec": asdict(closure.spec), "dt": dt, "provenance": provenance or {}}
+    if fields is not None:
+        origin["fields"] = True
     kept = None if keep is None else PartialSamples(keep, origin)
     answers = {} if kept is None else kept.found(comm, batches)
     due = [start for start in batches if start not in answers][comm.rank :: comm.size]
@@ -168,7 +173,7 @@ def sample(
                     return share, True
                 try:
                     with interrupts.raised():
-                        share[start] = _evaluate(closure, batches[start], dt, with_energy=stretches)
+                        share[start] = _evaluate(closure, batches[start], dt, fields, with_energy=stretches)
                 except KeyboardInterrupt:
                     if kept is not None:
                         kept.stop()
@@ -188,14 +193,21 @@ def sample(
     return _assemble(closure, design, [answers[start] for start in sorted(answers)], provenance or {}, comm.rank == 0)
 
 
-def _evaluate(closure: Closure, points: Array, dt: float, *, with_energy: bool) -> Response:
+def _evaluate(
+    closure: Closure, points: Array, dt: float, fields: Callable[[Array], Array] | None, *, with_energy: bool
+) -> Response:
     points = np.ascontiguousarray(points)
     response = closure.evaluate(points, closure.initial_state(len(points)), dt)
     if with_energy and response.energy is None:
         raise ContractError(
             f"{type(closure).__name__} answers no energy, which energy surrogates are trained on: fill Response.energy"
         )
-    return replace(response, state=None, energy=response.energy if with_energy else None)
+    response = replace(response, energy=response.energy if with_energy else None)
+    if fields is None:
+        return replace(response, state=None)
+    if response.state is None:
+        raise ContractError(f"{type(closure).__name__} keeps no state to take fields from: leave fields out")
+    return replace(response, state=fields(response.state))
 
 
 def _assemble(
@@ -208,6 +220,7 @@ def _assemble(
         raise ClosureError(f"none of the {len(keep)} samples is usable ({dropped}): shrink the box {design.box}")
     if dropped and speaker:
         warnings.warn(f"{(~keep).sum()} of {len(keep)} samples dropped: {dropped}", stacklevel=3)
+    kept = [a.state for a in answers if a.state is not None]
     energies = [a.energy for a in answers if a.energy is not None]
     return Dataset(
         replace(closure.spec, state_size=0),
@@ -217,4 +230,5 @@ def _assemble(
         np.concatenate([a.flux for a in answers])[keep],
         np.concatenate([a.tangent for a in answers])[keep],
         provenance | {"seed": design.seed, "closure": type(closure).__name__, "asked": len(keep), "dropped": dropped},
+        fields=np.ascontiguousarray(np.concatenate(kept)[keep]) if kept else None,
     )

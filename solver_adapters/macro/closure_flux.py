@@ -12,6 +12,7 @@ from dolfinx import fem
 from coupling.contract import Array, Closure
 from coupling.errors import ContractError
 from solver_adapters.closure_points import ClosurePoints, numbers
+from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.facet_points import FacetPoints
 from solver_adapters.macro.quadrature import QuadraturePoints
 
@@ -107,9 +108,9 @@ class ClosureFlux(ClosurePoints):
         x = self.points.coordinates()[i]
         return f"rank {self.points.mesh.comm.rank}, {self.points.place(i)}, x = {numbers(x)}"
 
-    def evaluate(self, gradient: Array, dt: float) -> None:
+    def evaluate(self, gradient: Array, dt: float, level: Level = EVALUATE) -> None:
         """Evaluate the closure; flux and tangent of the form are those of its answer, unless a point failed."""
-        super().evaluate(gradient, dt)
+        super().evaluate(gradient, dt, level)
         if not self.failed:
             m, k = self.closure.spec.m, self.closure.spec.k
             self._flux.x.array.reshape(-1, m)[self._flux_rows] = self.response.flux

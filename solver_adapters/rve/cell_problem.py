@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from coupling.contract import Array
 from coupling.errors import ContractError
 from solver_adapters.rve.boundary import Border, Boundary, fluctuation_blocks, uniform_border
 from solver_adapters.rve.energies import Energy
-from solver_adapters.rve.kinematics import Kinematics
+from solver_adapters.rve.kinematics import Kinematics, Stretch
 from solver_adapters.rve.periodic import Period, constant_space, identified
 from solver_adapters.rve.unit_cells import UnitCell
 
@@ -83,6 +84,7 @@ class CellProblem:
         dx = ufl.Measure("dx", mesh, subdomain_data=cell.tags, metadata={"quadrature_degree": quadrature_degree})
         local = kinematics.local(self.g, self.w)
         self.volume = period.volume
+        self._deformation = local[-1] if isinstance(kinematics, Stretch) else None
         parts = {tag: law(*local) * dx(tag) for tag, law in materials.items() if tag in present}
         _check_stiffness(parts, self.w)
         energy = sum(parts.values())
@@ -146,6 +148,56 @@ class CellProblem:
         columns = right if self.border is None else np.hstack([right, self.border.columns])
         flux /= self.volume
         return Linearisation(columns, flux[0], flux[1:].T)
+
+    def residual(self, gradient: Array, fluctuation: Array, out: Array) -> None:
+        """Overwrite ``out`` (n,) by r(g, w) alone."""
+        out[:] = 0.0
+        self._assemble_alone(out, self._residual_alone, gradient, fluctuation)
+        out[self._gauge] = 0.0
+
+    def flux(self, gradient: Array, fluctuation: Array, out: Array) -> None:
+        """Overwrite ``out`` (m,) by T(g, w) alone."""
+        out[:] = 0.0
+        self._assemble_alone(out, self._flux_alone, gradient, fluctuation)
+        out /= self.volume
+
+    def is_admissible(self, gradient: Array, fluctuation: Array) -> bool:
+        """Whether all numbers are finite and, at finite strain, det F > 0 at all quadrature points."""
+        if not np.isfinite(fluctuation).all():
+            return False
+        if self._deformation is None:
+            return True
+        coefficients = self._pack(gradient, fluctuation, self._folded)
+        return bool(cpp.fem.assemble_scalar(self._folded._cpp_object, self._folded_constants, coefficients) == 0.0)
+
+    @cached_property
+    def _folded(self) -> Any:
+        """Volume where det F is not positive."""
+        dx = ufl.Measure("dx", self.w.function_space.mesh, metadata={"quadrature_degree": self.quadrature_degree})
+        return fem.form(ufl.conditional(ufl.gt(ufl.det(self._deformation), 0.0), 0.0, 1.0) * dx)
+
+    @cached_property
+    def _folded_constants(self) -> Any:
+        return cpp.fem.pack_constants(self._folded._cpp_object)
+
+    @cached_property
+    def _residual_alone(self) -> Any:
+        return fem.form(ufl.derivative(self._average, self.w))
+
+    @cached_property
+    def _flux_alone(self) -> Any:
+        k, m = self.spec.k, self.spec.m
+        q = ufl.TestFunction(constant_space(self.w.function_space.mesh, m))
+        return fem.form(
+            ufl.derivative(self._average, self.g, ufl.as_vector([0.0] * (k - m) + [q[i] for i in range(m)]))
+        )
+
+    def _assemble_alone(self, out: Array, form: Any, gradient: Array, fluctuation: Array) -> None:
+        coefficients = self._pack(gradient, fluctuation, form)
+        constants = self._constants.get(form)
+        if constants is None:
+            constants = self._constants[form] = cpp.fem.pack_constants(form._cpp_object)
+        cpp.fem.assemble_vector(out, form._cpp_object, constants, coefficients)
 
     def assemble_stiffness(self, coefficients: Any) -> None:
         """Overwrite :attr:`K`; the rows and columns of the pinned block are those of the identity."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from petsc4py import PETSc
@@ -79,6 +80,15 @@ class SymmetricFactor:
         self._factor.matSolve(self._right, self._solution)
         return _values(self._solution).copy()
 
+    def solve_rows(self, right: Columns) -> Columns:
+        """Solutions (c, n) of M x = b for any number of right-hand sides, one in each row of ``right`` (c, n)."""
+        solution = np.empty(right.shape)
+        B, X = (_wrapped(rows) for rows in (np.ascontiguousarray(right), solution))
+        self._factor.matSolve(B, X)
+        for matrix in (B, X):
+            matrix.destroy()
+        return solution
+
     def product(self, columns: Columns) -> Columns:
         """K X (n, columns) with the current values of the matrix."""
         _values(self._solution)[:] = columns
@@ -102,9 +112,43 @@ class SymmetricFactor:
         return pc.getFactorMatrix()
 
 
+def refined(
+    B: Columns,
+    solve: Callable[[Columns], Columns],
+    product: Callable[[Columns], Columns],
+    *,
+    largest: float = 3e-3,
+) -> tuple[Columns, Columns] | None:
+    """X = K⁻¹B and BᵀK⁻¹B of the columns B = [r, L] by a factor M ≈ K, or None where X₀ = M⁻¹B leaves much of L.
+
+    After one step of iterative refinement, X = X₀ + M⁻¹(B − KX₀), the remainder is R = B − KX, and
+    BᵀK⁻¹B = XᵀB + RᵀX + RᵀK⁻¹R; the last term is of fourth order and left out.
+
+    Args:
+        B: (n, 1 + k).
+        solve: X ↦ M⁻¹X.
+        product: X ↦ KX.
+        largest: relative size of L − KX₀ up to which the factor serves.
+    """
+    X = solve(B)
+    R = B - product(X)
+    if np.linalg.norm(R[:, 1:]) > largest * np.linalg.norm(B[:, 1:]):
+        return None
+    X += solve(R)
+    R = B - product(X)
+    return X, X.T @ B + R.T @ X
+
+
 def _dense(n: int, columns: int) -> Any:
     matrix = PETSc.Mat().createDense((n, columns), comm=PETSc.COMM_SELF)
     matrix.setUp()
+    matrix.assemble()
+    return matrix
+
+
+def _wrapped(rows: Columns) -> Any:
+    """The rows (c, n) as columns of a PETSc matrix that shares their memory."""
+    matrix = PETSc.Mat().createDense(rows.shape[::-1], array=rows.T, comm=PETSc.COMM_SELF)
     matrix.assemble()
     return matrix
 

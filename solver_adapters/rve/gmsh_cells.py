@@ -84,7 +84,7 @@ def _gmsh_model() -> Iterator[Any]:
 
 
 def _flatten(mesh: Any, dim: int) -> None:
-    """Halve the curvature of cells that fold over, as those do which are coarse for an inclusion, until none does.
+    """Lower the curvature of cells that fold over, as those do which are coarse for an inclusion, until none does.
 
     Cells share edges, and faces have images on the opposite side: what is done for one cell is done for all. (The
     optimisers of gmsh give up on some meshes, and do not keep faces alike.)
@@ -105,7 +105,7 @@ def _flatten(mesh: Any, dim: int) -> None:
         if not folded.size:
             return
         alike = np.unique(np.concatenate(images.query_ball_point(images.data[folded], 1e-7))).astype(int)
-        curvature[alike] *= np.where(curvature[alike] > _NEARLY_STRAIGHT, 0.5, 0.0)
+        curvature[alike] *= np.where(curvature[alike] > _NEARLY_STRAIGHT, 0.8, 0.0)
         for i in alike:
             place = straight[i] + curvature[i] * (x[middles[i]] - straight[i])
             mesh.setNode(int(numbers[middles[i]]), place, [])

@@ -1,0 +1,104 @@
+"""Models of the flux that are anchored, point by point, at the last answer of the fine scale.
+
+With the answer q₀ at g₀, the surrogate q_s and s = g − g₀,
+
+    learned   q̃(g) = q_s(g) + m₀ + B s,   m₀ = q₀ − q_s(g₀),  B ≈ ∂(q − q_s)/∂g
+    plain     q̃(g) = q₀ + A s,            A ≈ ∂q/∂g
+
+Both are exact at g₀. B and A are the difference of the tangents where the fine scale gave one. Elsewhere each answer
+corrects them by the least change that explains it (a secant), symmetric where tangents are (Powell's symmetric Broyden
+update; Broyden 1965, Math. Comp. 19, 577–593; Powell 1970, in Rosen et al., Nonlinear Programming, 31–65).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coupling.contract import Array
+
+_LEAST_TOLD = 300.0
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Anchors of n points.
+
+    Args:
+        gradient: (n, k), g₀.
+        flux: (n, m), q₀.
+        tangent: (n, m, k), A.
+        mismatch: (n, m), m₀.
+        slope: (n, m, k), B.
+        errors: (n, 2), error with which the learned and the plain model predicted the last fluxes, older ones fading.
+        doubt: (n, 2), error of the model in use relative to the change of the flux, at the first sweep of the last
+            increment and at the last sweep, zero there where the tangent is the fine scale's.
+        noise: (n,), estimated error of q₀.
+    """
+
+    gradient: Array
+    flux: Array
+    tangent: Array
+    mismatch: Array
+    slope: Array
+    errors: Array
+    doubt: Array
+    noise: Array
+
+    @staticmethod
+    def size(k: int, m: int) -> int:
+        """Numbers per point."""
+        return k + 2 * m + 2 * m * k + 5
+
+    @classmethod
+    def unpack(cls, rows: Array, k: int, m: int) -> Anchors:
+        """Views of the rows (n, size)."""
+        n, shapes = len(rows), ((k,), (m,), (m, k), (m,), (m, k), (2,), (2,), ())
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        parts = np.split(rows, ends[:-1], axis=1)
+        return cls(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
+
+    def pack(self) -> Array:
+        """Rows (n, size)."""
+        parts = [getattr(self, f.name) for f in fields(self)]
+        return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts], axis=1)
+
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """Mask (n,) of the points where A and B come from the fine scale's own tangent."""
+        return np.asarray(self.doubt[:, 1] == 0.0)
+
+    def plain(self, step: Array) -> Array:
+        """Flux (n, m) of the plain model at g₀ + s."""
+        return self.flux + product(self.tangent, step)
+
+    def correction(self, step: Array) -> Array:
+        """What the learned model adds to the surrogate's flux at g₀ + s."""
+        return self.mismatch + product(self.slope, step)
+
+
+def product(matrices: Array, vectors: Array) -> Array:
+    """Products (n, m) of matrices (n, m, k) and vectors (n, k)."""
+    return np.asarray(np.matmul(matrices, vectors[:, :, None])[:, :, 0])
+
+
+def secant(step: Array, unexplained: Array, noise: Array, *, symmetric: bool) -> Array:
+    """Least changes C (n, m, k) with C s = y, damped where the noise of y is felt.
+
+    y weighs |s|²/(|s|² + σ²), where σ is the step over which noise amounts to a thousandth of ``stiffness``.
+
+    Args:
+        step: (n, k), s.
+        unexplained: (n, m), y.
+        noise: (n,), error of y relative to the stiffness.
+        symmetric: whether C is symmetric.
+    """
+    square = (step**2).sum(axis=1) + (_LEAST_TOLD * noise) ** 2
+    weight = np.where(square > 0.0, 1.0 / np.where(square > 0.0, square, 1.0), 0.0)[:, None, None]
+    C = weight * unexplained[:, :, None] * step[:, None, :]
+    if symmetric:
+        along = weight[:, 0] * (unexplained * step).sum(axis=1, keepdims=True)
+        C = C + C.transpose(0, 2, 1) - weight * along[:, :, None] * step[:, :, None] * step[:, None, :]
+    return np.asarray(C)

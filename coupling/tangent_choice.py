@@ -1,0 +1,53 @@
+"""Which tangents a sweep should compute: those that save more time in later sweeps than they take now."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coupling.contract import Array
+
+_REDUCTION = 1e-6  # of the error that is still to come after a first sweep
+_UNMEASURED = 0.05
+_MEMORY = 0.8
+
+
+class TangentChoice:
+    """Chooses by measured times.
+
+    A point whose model predicts changes of its flux up to a fraction d, its *doubt*, needs about ln ε/ln d more sweeps
+    to become more accurate by ε; all points wait for the slowest. With the i most doubtful points given the fine
+    scale's tangents, the time left is about
+
+        tᵢ = i t₁ + n t₀ ln ε/ln dᵢ₊₁
+
+    where a sweep takes t₀ per point and a tangent t₁ more. The i with the least tᵢ is chosen. Before both times are
+    known, points with a doubt above 0.05 get tangents.
+    """
+
+    def __init__(self) -> None:
+        self._sweep = self._tangent = math.nan
+
+    def among(self, doubt: Array) -> NDArray[np.bool_]:
+        """Mask (n,) of the points whose tangents are to be computed."""
+        if math.isnan(self._tangent) or math.isnan(self._sweep):
+            return np.asarray(doubt > _UNMEASURED)
+        falling = np.sort(np.clip(doubt, 1e-12, 0.9))[::-1]
+        left = np.append(falling, 1e-12)
+        times = np.arange(len(left)) * self._tangent + len(doubt) * self._sweep * math.log(_REDUCTION) / np.log(left)
+        best = int(times.argmin())
+        return np.asarray(doubt > left[best]) if best else np.zeros(len(doubt), dtype=bool)
+
+    def learn(self, points: int, tangents: int, seconds: float) -> None:
+        """Enter how long a sweep over some points with some tangents took."""
+        if points and not tangents:
+            self._sweep = _mean(self._sweep, seconds / points)
+        elif tangents:
+            sweep = 0.0 if math.isnan(self._sweep) else self._sweep * points
+            self._tangent = _mean(self._tangent, max(seconds - sweep, 0.0) / tangents)
+
+
+def _mean(known: float, new: float) -> float:
+    return new if math.isnan(known) else _MEMORY * known + (1.0 - _MEMORY) * new

@@ -1,0 +1,149 @@
+"""Newton's method at two levels: the model of the closures finds a solution, exact sweeps tell how good it is.
+
+    until ‖F(u, q(u))‖ ≤ max(atol, rtol·scale), q swept:
+        Newton's method with the model, anchored at the last sweep, from u
+        sweep at the new u
+
+The residual that decides is that of a classical run, on the same scale. Fluxes are swept no more accurately than it
+warrants (the forcing term of an inexact Newton method; Eisenstat & Walker 1996, SIAM J. Sci. Comput. 17, 16–32): their
+errors enter the residual of the next sweep, so that they need not be smaller than that will be, judging by the last
+load step. The last ones meet half the tolerance of the residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from solver_adapters.level import Level
+from solver_adapters.macro.load_stepping import Solved
+
+_MOST_SWEEPS = 12
+_FINAL = 0.5  # of the tolerance of the residual is that of the last fluxes; their errors are independent
+_WORTH = 10.0  # a sweep that is less rough than this times the last ones may be the last
+_REDUCTION = 1e-4  # of the residual by a sweep, while there is no experience
+_HOPELESS = 0.5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Norm of a residual, and the tolerance that it has to meet."""
+
+    norm: float
+    target: float
+    scale: float
+
+    @property
+    def relative(self) -> float:
+        """Norm relative to the scale of the forces."""
+        return self.norm / self.scale if self.scale > 0.0 else 0.0
+
+
+class TwoLevelProblem(Protocol):
+    """What the method needs of a macroscopic problem; all methods are collective."""
+
+    def iterate(self, level: Level) -> Solved | None:
+        """Newton's method from the present iterate, with closures asked at that level; None where it fails."""
+        ...
+
+    def measure(self, level: Level) -> Measured | None:
+        """Residual at the present iterate, with closures asked at that level; None where a point fails."""
+        ...
+
+    def go_back(self) -> None:
+        """Return to the first iterate and the committed states of the fluxes."""
+        ...
+
+    def relative_tolerance(self) -> float:
+        """Rtol of the residual."""
+        ...
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Enter what all ranks did together."""
+        ...
+
+
+class ExactNewton:
+    """The method, with what it has learnt of its models in earlier steps.
+
+    A step is tried with the learned model, then with the plain one. A model with which sweeps do not bring the residual
+    down is left out of the next steps, of twice as many each time.
+    """
+
+    def __init__(self) -> None:
+        self._trust = {True: _Trust(), False: _Trust()}
+
+    def solve(self, problem: TwoLevelProblem) -> Solved | None:
+        """The solution, or None where neither model leads to it; the problem is then back where it was."""
+        for learned in (True, False):
+            trust = self._trust[learned]
+            if not trust.tries():
+                continue
+            solved = self._attempt(problem, trust, learned)
+            trust.enter(solved is not None)
+            if solved is not None:
+                return solved
+            problem.count("macro/models refused")
+            problem.go_back()
+        return None
+
+    def _attempt(self, problem: TwoLevelProblem, trust: _Trust, learned: bool) -> Solved | None:
+        final = _FINAL * problem.relative_tolerance()
+        norms, iterations, setbacks = [1.0], 0, 0
+        for sweep in range(1, _MOST_SWEEPS + 1):
+            inner = problem.iterate(Level(learned=learned))
+            if inner is None:
+                return None
+            iterations += inner.iterations
+            tolerance = trust.expected(norms)
+            measured = self._sweep(problem, tolerance if tolerance > _WORTH * final else final, final)
+            if measured is None:
+                return None
+            norms.append(measured.relative)
+            if measured.norm <= measured.target:
+                trust.remember(norms)
+                return Solved(iterations, f"CONVERGED_EXACT_SWEEPS ({sweep})")
+            setbacks += norms[-1] > _HOPELESS * norms[-2]
+            if setbacks > 1 or norms[-1] > _HOPELESS:
+                return None
+        return None
+
+    def _sweep(self, problem: TwoLevelProblem, tolerance: float, final: float) -> Measured | None:
+        """One sweep, and a second one where the first was too rough to tell that its iterate is a solution."""
+        problem.count("macro/exact sweeps")
+        measured = problem.measure(Level(tolerance=tolerance))
+        if measured is None or measured.norm > measured.target or tolerance <= final:
+            return measured
+        problem.count("macro/exact sweeps")
+        return problem.measure(Level(tolerance=final))
+
+
+class _Trust:
+    """Experience with a model: residuals after each sweep of its last step, and how often it failed."""
+
+    def __init__(self) -> None:
+        self._norms: list[float] = []
+        self._failures = self._pause = 0
+
+    def tries(self) -> bool:
+        if self._pause:
+            self._pause -= 1
+            return False
+        return True
+
+    def enter(self, success: bool) -> None:
+        self._failures = 0 if success else self._failures + 1
+        self._pause = 0 if success else 2**self._failures - 1
+
+    def expected(self, norms: Sequence[float]) -> float:
+        """Residual that the next sweep but one will leave after those with ``norms``, the first of them 1."""
+        done = len(norms)
+        if not self._norms:
+            return norms[-1] * _REDUCTION ** (2 if done == 1 else 1)
+        if done + 1 >= len(self._norms):
+            return 0.0
+        return self._norms[done + 1] * (norms[-1] / self._norms[done - 1])
+
+    def remember(self, norms: Sequence[float]) -> None:
+        self._norms = list(norms)

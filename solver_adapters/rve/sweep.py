@@ -1,0 +1,121 @@
+"""One sweep over the RVEs of many points: exact fluxes from stale factors, tangents only where they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coupling.contract import Array
+from coupling.guess import DifferentiablePredictor
+from coupling.ledger import Ledger
+from solver_adapters.rve.cell_problem import CellProblem
+from solver_adapters.rve.factor import SymmetricFactor, refined
+from solver_adapters.rve.guesses import FluctuationGuesses
+from solver_adapters.rve.memory import Memory
+from solver_adapters.rve.modified_newton import Start, modified_newton
+from solver_adapters.rve.shared_factors import SharedFactors
+
+_LARGEST_REMAINDER = 0.2  # its fourth power is the relative error of the tangent
+_ROUND_OFF = 1e-15
+_FAR = 1e-9  # relative change of the gradient from which on the sensitivity may be corrected by a secant
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Outcome of a sweep: flux T (n, m), NaN where a point failed; tangent, NaN where none was computed; flux error."""
+
+    flux: Array
+    tangent: Array
+    error: Array
+
+
+class Sweep:
+    """Sweeps over the RVEs of one problem.
+
+    Args:
+        problem: the RVE problem.
+        products: gives K X; its own factor is not used.
+        reference: gradient of the reference state.
+        scale: norm of the tangent there.
+        ledger: counts ``rve/corrections``, ``rve/factorisations``, ``rve/LU factorisations``, ``rve/tangents``.
+        guesses: guessed starts, or None.
+    """
+
+    def __init__(
+        self,
+        problem: CellProblem,
+        products: SymmetricFactor,
+        reference: Array,
+        scale: float,
+        ledger: Ledger,
+        guesses: FluctuationGuesses | None,
+    ) -> None:
+        self.problem, self.scale, self.ledger, self.guesses = problem, scale, ledger, guesses
+        self.factors = SharedFactors(problem, reference, ledger)
+        self._products = products
+
+    def __call__(self, gradient: Array, memory: Memory, tangent: NDArray[np.bool_], tolerance: float) -> Swept:
+        """Sweep over points at gradients (n, k), and bring their memory there, in place.
+
+        Args:
+            gradient: (n, k).
+            memory: where each point was; rows of points that fail keep that.
+            tangent: (n,) where the tangent and the sensitivity are computed; elsewhere a secant corrects the latter.
+            tolerance: permitted error of the flux.
+        """
+        step = gradient - memory.gradient
+        length = np.linalg.norm(step, axis=1)
+        w = self._starts(gradient, memory)
+        start = Start(gradient, w, memory.sensitivity, length)
+        found = modified_newton(
+            self.problem,
+            self.factors,
+            start,
+            tolerance=max(tolerance / self.scale, _ROUND_OFF),
+            scale=self.scale,
+            ledger=self.ledger,
+        )
+        good = ~found.failed
+        far = good & ~tangent & (length > _FAR * np.linalg.norm(gradient, axis=1))
+        secant = (found.fluctuation - w)[far] / length[far, None] ** 2
+        memory.sensitivity[far] += secant[:, :, None] * step[far, None, :]
+        memory.fluctuation[good], memory.gradient[good] = found.fluctuation[good], gradient[good]
+        tangents = np.full((len(gradient), self.problem.spec.m, self.problem.spec.k), np.nan)
+        for i in np.flatnonzero(good & tangent):
+            solved = self._respond(gradient[i], found.fluctuation[i], found.which[i])
+            if solved is not None:
+                tangents[i], memory.sensitivity[i] = solved
+        return Swept(found.flux, tangents, found.error)
+
+    def _starts(self, gradient: Array, memory: Memory) -> Array:
+        """Where the iterations start; the sensitivity of a point that starts from a guess is the predictor's."""
+        if self.guesses is None:
+            return memory.carried(gradient)
+        start, guessed = self.guesses.starts(gradient, memory)
+        predictor = self.guesses.predictor
+        if isinstance(predictor, DifferentiablePredictor) and guessed.any():
+            memory.sensitivity[guessed] = predictor.sensitivity(gradient[guessed])
+        return start
+
+    def _respond(self, gradient: Array, fluctuation: Array, which: int) -> tuple[Array, Array] | None:
+        """Condensed tangent (m, k) and sensitivity (N, k), None where the shared factor is too far away."""
+        k = self.problem.spec.k
+        system = self.problem.linearise(gradient, fluctuation)
+        self.ledger.count("rve/tangents")
+        B = system.right
+
+        def solve(columns: Array) -> Array:
+            return self.factors.solve(np.full(columns.shape[1], which), columns.T).T
+
+        if (
+            self.problem.border is not None
+            or (answer := refined(B, solve, self._products.product, largest=_LARGEST_REMAINDER)) is None
+        ):
+            return None
+        X, G = answer
+        tangent = system.tangent - G[1 + k - self.problem.spec.m :, 1:] / self.problem.volume
+        if self.problem.spec.m == k:
+            tangent = (tangent + tangent.T) / 2
+        return tangent, -X[:, 1:]

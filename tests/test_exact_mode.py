@@ -1,0 +1,292 @@
+"""The exact mode: whatever the surrogate says, the answer is that of the fine scale, on any number of ranks."""
+
+from dataclasses import replace
+from functools import cache
+from itertools import count
+
+from mpi4py import MPI
+
+import numpy as np
+import pytest
+import ufl
+from dolfinx import fem, mesh
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coupling import AcceleratedClosure, ContractError, RangeGate, StepError, StretchFrame
+from coupling.closed_forms import (
+    ClosedFormSurrogate,
+    FailingClosure,
+    LinearElastic,
+    NeoHookean,
+    StandardLinearSolid,
+    StretchNeoHookean,
+    VonMisesPlasticity,
+    lame,
+)
+from coupling.conformance import assert_conforms
+from demos.cook import membrane
+from demos.cook_runs import CASES, create_rve, run
+from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
+from solver_adapters.fenicsx_rve import PeriodicRVE
+from solver_adapters.rve.energies import NeoHookean as NeoHookeanEnergy
+from solver_adapters.rve.meshes import centred_fibre
+from surrogates import FieldPredictor, KernelSurrogate, sample, stretch_design
+from tests.hostile_surrogates import HOSTILE, random_weights
+
+WORLD = MPI.COMM_WORLD
+COARSE = replace(CASES["fibre"], size=0.25, samples=150)
+LAW = StretchNeoHookean(1.0, 2.0)
+MU, LMBDA = lame(200.0, 0.3)
+PLASTIC = VonMisesPlasticity(MU, LMBDA, 0.3, hardening=5.0)
+prefixes = (f"exact{i}_" for i in count())
+pytestmark = pytest.mark.filterwarnings("ignore:surrogate failed:RuntimeWarning")
+
+
+def exact(fine, surrogate):
+    return AcceleratedClosure(fine, surrogate, gate=RangeGate(), mode="exact")
+
+
+def erring(law, error=0.02):
+    return ClosedFormSurrogate(law, error, [-10.0] * law.spec.k, [10.0] * law.spec.k)
+
+
+def bent(closure, load=0.05, steps=2, comm=WORLD):
+    """Cook's membrane with a closure of F; the problem and its load steps."""
+    macro = membrane(comm, closure, cells=(3, 2), load=load, rtol=1e-9)
+    return macro, load_steps(macro.problem, macro.apply_load, steps=steps)
+
+
+def pulled(closure, steps=3, amount=0.006):
+    """A notched strip of small strain, pulled: the displacement and the closure's flux."""
+    strip = mesh.create_unit_square(WORLD, 3, 3)
+    V = fem.functionspace(strip, ("Lagrange", 2, (2,)))
+    u, v = fem.Function(V), ufl.TestFunction(V)
+    low = fem.locate_dofs_geometrical(V, lambda x: np.isclose(x[1], 0.0))
+    high = fem.locate_dofs_geometrical(V, lambda x: np.isclose(x[1], 1.0) & (x[0] < 0.6))
+    end = fem.Function(V)
+    sigma = ClosureFlux(mandel(ufl.sym(ufl.grad(u))), closure, ufl.dx(strip, degree=2))
+    residual = ufl.inner(sigma.vector, mandel(ufl.sym(ufl.grad(v)))) * sigma.dx
+    bcs = [fem.dirichletbc(np.zeros(2), low, V), fem.dirichletbc(end, high)]
+    problem = MultiscaleProblem(residual, u, fluxes=[sigma], bcs=bcs, petsc_options_prefix=next(prefixes))
+
+    def stretch(t):
+        end.interpolate(lambda x: np.stack([0.0 * x[0], amount * np.sin(np.pi * t) + 0.0 * x[0]]))
+
+    records = load_steps(problem, stretch, steps=steps, end=0.8)
+    return problem, sigma, records
+
+
+def largest(values):
+    return WORLD.allreduce(float(np.abs(values).max(initial=0.0)), op=MPI.MAX)
+
+
+def test_conforms():
+    assert_conforms(StretchFrame(exact(LAW, erring(LAW))))
+    assert_conforms(exact(PLASTIC, LinearElastic(MU, LMBDA)), amplitude=5e-3)
+
+
+def test_only_the_exact_mode_has_two_levels():
+    assert exact(LAW, erring(LAW)).two_level is not None
+    assert StretchFrame(exact(LAW, erring(LAW))).two_level is not None
+    assert AcceleratedClosure(LAW, erring(LAW), gate=RangeGate()).two_level is None
+    assert StretchFrame(LAW).two_level is None
+    with pytest.raises(ContractError, match="differ in flux_unit"):
+        exact(LAW, erring(StretchNeoHookean(1.0, 2.0), 0.0).__class__(_in_pascal(), 0.0, [-9] * 3, [9] * 3))
+
+
+def _in_pascal():
+    law = StretchNeoHookean(1.0, 2.0)
+    law.spec = replace(law.spec, flux_unit="Pa")
+    return law
+
+
+def test_model_is_exact_where_it_is_anchored_and_sweeps_give_the_fine_scales_flux():
+    closure = exact(LAW, random_weights(LAW.spec, size=0.1))
+    levels, rng = closure.two_level, np.random.default_rng(0)
+    state = closure.initial_state(6)
+    g = np.array(LAW.spec.reference) + rng.uniform(-0.1, 0.1, (6, 3))
+    swept = levels.sweep(g, state, 1.0, tolerance=1e-12)
+    np.testing.assert_array_equal(swept.flux, LAW.evaluate(g, None, 1.0).flux)
+    for learned in (True, False):
+        model = levels.model(g, state, 1.0, swept.state, learned=learned)
+        np.testing.assert_allclose(model.flux, swept.flux, atol=1e-14)
+        np.testing.assert_allclose(model.tangent, LAW.evaluate(g, None, 1.0).tangent, atol=1e-12)
+        assert model.state is swept.state
+
+
+def test_model_without_tangents_learns_them_by_secants():
+    """A fine scale that never tells its tangent: the model's error falls from sweep to sweep at fixed steps."""
+
+    class Secretive:
+        spec = LAW.spec
+        initial_state = LAW.initial_state
+        evaluate = LAW.evaluate
+
+        def sweep(self, gradient, state, dt, hint=None, *, tolerance, tangent):
+            answer = LAW.evaluate(gradient, state, dt)
+            return replace(answer, tangent=np.full_like(answer.tangent, np.nan), uncertainty=np.zeros(len(gradient)))
+
+    closure = exact(Secretive(), HOSTILE["constant"](LAW.spec))
+    levels, state, g = closure.two_level, closure.initial_state(4), np.tile(LAW.spec.reference, (4, 1))
+    hint, errors = None, []
+    g = g + 0.2
+    for step in np.tile(np.eye(3), (3, 1)) * 1e-3:
+        hint = levels.sweep(g, state, 1.0, hint, tolerance=1e-12).state
+        g = g + step
+        predicted = levels.model(g, state, 1.0, hint, learned=False).flux
+        errors.append(np.abs(predicted - LAW.evaluate(g, None, 1.0).flux).max())
+    assert max(errors[-3:]) < 0.02 * max(errors[:3])
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", ["good", "wrong law", *HOSTILE])
+def test_any_surrogate_gives_the_classical_answer(name):
+    surrogate = {"good": erring(LAW), "wrong law": StretchNeoHookean(3.0, 0.5)}.get(name) or HOSTILE[name](LAW.spec)
+    classical, records = bent(StretchFrame(LAW))
+    macro, ours = bent(StretchFrame(exact(LAW, surrogate)))
+    assert largest(macro.problem.solution - classical.problem.solution) < 1e-8 * largest(classical.problem.solution)
+    assert [r.load for r in ours] == [r.load for r in records]
+    assert largest(macro.flux.response.flux - classical.flux.response.flux) < 1e-8
+
+
+@pytest.mark.mpi
+def test_good_surrogate_saves_solves():
+    classical, _ = bent(StretchFrame(LAW))
+    macro, _ = bent(StretchFrame(exact(LAW, erring(LAW, 1e-4))))
+    counts = macro.problem.ledger.gathered(WORLD).counts
+    assert counts["macro/exact sweeps"] < 0.75 * classical.problem.ledger.gathered(WORLD).counts["macro/residuals"]
+    assert "macro/models refused" not in counts
+
+
+@cache
+def bent_classically():
+    return bent(StretchFrame(LAW), steps=1, load=0.08, comm=MPI.COMM_SELF)[0].problem.solution.copy()
+
+
+@settings(max_examples=12)
+@given(seed=st.integers(0, 2**20), size=st.floats(1e-3, 1e3), wrapped=st.booleans())
+def test_random_surrogates_never_change_the_answer(seed, size, wrapped):
+    classical = bent_classically()
+    hostile = random_weights(LAW.spec, seed, size)
+    closure = (
+        StretchFrame(exact(LAW, hostile)) if wrapped else exact(StretchFrame(LAW), StretchFrame(_stretchy(hostile)))
+    )
+    macro, _ = bent(closure, steps=1, load=0.08, comm=MPI.COMM_SELF)
+    np.testing.assert_allclose(macro.problem.solution, classical, atol=1e-8 * np.abs(classical).max())
+
+
+def _stretchy(hostile):
+    hostile.spec = LAW.spec
+    return hostile
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", ["elastic", "softer", *HOSTILE])
+def test_history_is_the_fine_scales_own(name):
+    """J₂ plasticity, loaded and unloaded: the committed plastic strains are those of the classical run."""
+    softer = VonMisesPlasticity(MU, LMBDA, 0.25, hardening=5.0)
+    surrogate = {"elastic": LinearElastic(MU, LMBDA), "softer": softer}.get(name) or HOSTILE[name](PLASTIC.spec)
+    problem, sigma, _ = pulled(PLASTIC)
+    ours, flux, _ = pulled(exact(PLASTIC, surrogate))
+    assert largest(sigma.state[:, -1]) > 1e-4
+    assert largest(ours.solution - problem.solution) < 1e-8 * largest(problem.solution)
+    own = PLASTIC.spec.state_size
+    assert largest(flux.state[:, :own] - sigma.state) < 1e-9
+    np.testing.assert_array_equal(flux.response.state, flux.state)
+
+
+@pytest.mark.mpi
+def test_rates_enter():
+    solid = StandardLinearSolid(1.0, 2.0, branch_mu=0.5, branch_lmbda=0.3, relaxation_time=0.7)
+    problem, *_ = pulled(solid)
+    ours, *_ = pulled(exact(solid, LinearElastic(1.2, 2.1)))
+    assert largest(ours.solution - problem.solution) < 1e-8 * largest(problem.solution)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("surrogate", [erring(LAW), HOSTILE["random weights"](LAW.spec)])
+def test_failing_points_cut_back_as_in_a_classical_run(surrogate):
+    def run_with(closure_of):
+        committed, last, cutbacks = [1.0], [1.0], []
+
+        def changes_too_much(u):
+            stretch = WORLD.allreduce(float(np.abs(u - np.array(LAW.spec.reference)).max(initial=0.0)), op=MPI.MAX)
+            last[0] = stretch
+            return np.full(len(u), stretch > committed[0])
+
+        committed[0] = 0.04
+        macro = membrane(
+            WORLD, StretchFrame(closure_of(FailingClosure(LAW, changes_too_much))), cells=(3, 2), load=0.08
+        )
+
+        def on_step(record):
+            committed[0] = 2.0
+            cutbacks.append(record.cutbacks)
+
+        load_steps(macro.problem, macro.apply_load, steps=1, on_step=on_step)
+        return macro, cutbacks
+
+    classical, expected = run_with(lambda fine: fine)
+    macro, cutbacks = run_with(lambda fine: exact(fine, surrogate))
+    assert sum(expected) > 0 and cutbacks == expected
+    assert macro.tip() == pytest.approx(classical.tip(), rel=1e-8)
+
+
+@pytest.mark.mpi
+def test_hopeless_step_raises_on_all_ranks_and_leaves_the_start():
+    closure = StretchFrame(exact(FailingClosure(LAW, lambda u: u[:, 0] > 1.0005), erring(LAW)))
+    macro = membrane(WORLD, closure, cells=(3, 2), load=0.08)
+    with pytest.raises(StepError, match="fine-scale iteration did not converge"):
+        load_steps(macro.problem, macro.apply_load, steps=1)
+    assert largest(macro.problem.solution) == 0.0
+
+
+def test_failed_factorisation_is_forgotten():
+    """A model whose stiffness is singular fails, and the classical iteration with the same solver does not."""
+
+    class Slack:
+        spec = NeoHookean(1.0, 2.0).spec
+        initial_state = NeoHookean(1.0, 2.0).initial_state
+        slack = True
+
+        def evaluate(self, gradient, state, dt, hint=None):
+            answer = NeoHookean(1.0, 2.0).evaluate(gradient, state, dt)
+            return replace(answer, tangent=0.0 * answer.tangent) if self.slack else answer
+
+    closure = Slack()
+    macro = membrane(MPI.COMM_SELF, closure, cells=(3, 2))
+    macro.apply_load(0.1)
+    with pytest.raises(StepError, match="DIVERGED_LINEAR_SOLVE"):
+        macro.problem.solve()
+    closure.slack = False
+    assert macro.problem.solve().iterations > 1
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rve = create_rve(COARSE, for_training=True)
+    design = stretch_design(COARSE.lower, COARSE.upper, COARSE.samples, seed=0)
+    return sample(rve, design, comm=WORLD, fields=rve.fluctuations, progress=False)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", ["learned", "constant", "random weights"])
+def test_exact_mode_with_rves_and_their_fields(samples, name):
+    """Real RVEs: the classical answer with a fraction of the work."""
+    surrogate = KernelSurrogate(samples) if name == "learned" else HOSTILE[name](samples.spec)
+    predictor = FieldPredictor.of(samples) if name == "learned" else None
+    phases = {1: NeoHookeanEnergy(1.0, 2.0), 2: NeoHookeanEnergy(20.0, 40.0)}
+    rve = PeriodicRVE(centred_fibre(size=0.25), phases, tolerance=1e-6, predictor=predictor)
+    classical = run(WORLD, StretchFrame(create_rve(COARSE)), COARSE, steps=4, rtol=1e-9)
+    ours = run(WORLD, StretchFrame(exact(rve, surrogate)), COARSE, steps=4, rtol=1e-9)
+    assert ours.tip == pytest.approx(classical.tip, rel=1e-8)
+    counts, theirs = ours.ledger.counts, classical.ledger.counts
+    outside = AcceleratedClosure(StretchFrame(rve), StretchFrame(surrogate), gate=RangeGate(), mode="exact")
+    assert run(WORLD, outside, COARSE, steps=4, rtol=1e-9).tip == pytest.approx(classical.tip, rel=1e-8)
+    assert counts["rve/factorisations"] < 0.1 * theirs["rve/factorisations"] * WORLD.size
+    if name == "learned":
+        assert rve.ledger.counts["rve/newton iterations"] < 0.1 * theirs["rve/newton iterations"]
+        assert counts["macro/exact sweeps"] <= 3 * 4
+        assert counts["rve/guesses used"] > 10 * counts.get("rve/guesses refused", 0)
+        assert counts.get("rve/tangents", 0) == 0

@@ -1,0 +1,225 @@
+"""Field predictors, kernel interpolation, and the guard in front of the starts of an RVE."""
+
+from dataclasses import replace
+
+from mpi4py import MPI
+
+import numpy as np
+import pytest
+
+from coupling.closed_forms import StretchNeoHookean
+from coupling.conformance import assert_conforms
+from coupling.contract import Status
+from coupling.errors import ContractError, ModelError
+from coupling.guess import DifferentiablePredictor, Guess, Predictor
+from demos.cook_runs import MATERIALS
+from solver_adapters.fenicsx_rve import PeriodicRVE
+from solver_adapters.rve.energies import NeoHookean
+from solver_adapters.rve.meshes import centred_fibre, centred_void
+from surrogates import Dataset, FieldPredictor, KernelSurrogate, sample, stretch_design
+from surrogates.kernel_interpolation import Interpolant
+
+BOX = (0.8, 0.9, -0.1), (1.15, 1.15, 0.25)
+
+
+def rve(**options):
+    return PeriodicRVE(centred_fibre(size=0.25), MATERIALS, **options)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    fine = rve(energy=True)
+    return sample(fine, stretch_design(*BOX, 200, seed=0), comm=MPI.COMM_SELF, fields=fine.fluctuations, progress=False)
+
+
+def far_stretches(n, seed=5):
+    rng = np.random.default_rng(seed)
+    lower, upper = np.array(BOX)
+    return lower + (0.1 + 0.8 * rng.random((n, 3))) * (upper - lower)
+
+
+def test_interpolant_passes_through_its_samples_and_reproduces_cubics():
+    rng = np.random.default_rng(0)
+    x, new = rng.uniform(-1, 1, (60, 2)), rng.uniform(-1, 1, (9, 2))
+
+    def cubic(x):
+        return np.stack([x[:, 0] ** 3 - x[:, 1], 2.0 + x[:, 0] * x[:, 1] ** 2], axis=1)
+
+    slope = np.stack(
+        [
+            np.stack([3 * new[:, 0] ** 2, -np.ones(9)], axis=1),
+            np.stack([new[:, 1] ** 2, 2 * new[:, 0] * new[:, 1]], axis=1),
+        ],
+        axis=1,
+    )
+    f = Interpolant.through(x, cubic(x), reference=np.array([0.1, -0.2]))
+    np.testing.assert_allclose(f(x), cubic(x), atol=1e-10)
+    np.testing.assert_allclose(f(new), cubic(new), atol=1e-9)
+    np.testing.assert_allclose(f.derivative(new), slope, atol=1e-8)
+    np.testing.assert_array_equal(f.both(new)[1], f.derivative(new))
+
+
+def test_interpolant_has_the_derivative_of_its_values():
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-1, 1, (80, 3))
+    f = Interpolant.through(x, np.sin(3 * x) + x[:, ::-1] ** 2, reference=np.zeros(3))
+    at, h = rng.uniform(-0.8, 0.8, (5, 3)), 1e-6
+    differences = [(f(at + h * e) - f(at - h * e)) / (2 * h) for e in np.eye(3)]
+    np.testing.assert_allclose(f.derivative(at), np.stack(differences, axis=2), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (np.ones((5, 3)), np.ones((5, 1))),
+        (np.full((40, 3), np.nan), np.ones((40, 1))),
+        (np.random.default_rng(0).normal(size=(40, 3)), np.ones((39, 1))),
+    ],
+)
+def test_interpolant_refuses_what_it_cannot_pass_through(x, y):
+    with pytest.raises(ModelError, match="interpolation needs more than"):
+        Interpolant.through(x, y, reference=np.zeros(3))
+
+
+def test_kernel_surrogate_conforms_and_is_close(samples):
+    surrogate = KernelSurrogate(samples)
+    assert_conforms(surrogate, gradients=far_stretches(8), tolerance=1e-4, tangent_tolerance=2e-2)
+    g = far_stretches(20)
+    fine = rve().evaluate(g, rve().initial_state(20), 0.0)
+    assert np.abs(surrogate.evaluate(g, None, 0.0).flux - fine.flux).max() < 1e-3 * np.abs(fine.flux).max()
+    outside = surrogate.evaluate(np.array([[1.3, 1.0, 0.0], [-1.0, 1.0, 0.0]]), None, 0.0)
+    assert outside.status.tolist() == [Status.OUTSIDE_RANGE, Status.INADMISSIBLE]
+
+
+def test_predicted_fields_and_sensitivities_are_close(samples):
+    predictor, fine, g = FieldPredictor.of(samples), rve(), far_stretches(12)
+    assert isinstance(predictor, Predictor) and isinstance(predictor, DifferentiablePredictor)
+    solved = fine.evaluate(g, fine.initial_state(12), 0.0)
+    fields, known = fine.fluctuations(solved.state), [fine.equilibrium(row) for row in solved.state]
+    guess, slopes = predictor.predict(g), predictor.sensitivity(g)
+    assert (guess.status == Status.OK).all()
+    assert np.linalg.norm(guess.values - fields) < 2e-3 * np.linalg.norm(fields)
+    exact = np.stack([k.sensitivity for k in known])
+    assert np.linalg.norm(slopes - exact) < 1e-2 * np.linalg.norm(exact)
+    assert predictor.predict(np.full((1, 3), np.nan)).status.tolist() == [Status.FAILED]
+
+
+def test_fields_survive_saving_and_are_asked_for(samples, tmp_path):
+    samples.save(tmp_path / "samples")
+    again = Dataset.load(tmp_path / "samples")
+    np.testing.assert_array_equal(again.fields, samples.fields)
+    assert again.fingerprint == samples.fingerprint != replace(samples, fields=None).fingerprint
+    assert again.subset(slice(0, 7)).fields.shape == (7, samples.fields.shape[1])
+    with pytest.raises(ModelError, match="has no fields"):
+        FieldPredictor.of(replace(samples, fields=None))
+    with pytest.raises(ContractError, match="keeps no state"):
+        law = StretchNeoHookean(1.0, 2.0)
+        sample(law, stretch_design(*BOX, 4, seed=0), comm=MPI.COMM_SELF, fields=lambda s: s, progress=False)
+
+
+def test_kept_batches_keep_their_fields(tmp_path):
+    fine, design = rve(energy=True), stretch_design(*BOX, 8, seed=0)
+    options = {"comm": MPI.COMM_SELF, "fields": fine.fluctuations, "progress": False, "keep": tmp_path / "kept"}
+    first, calls = sample(fine, design, **options), fine.ledger.counts["rve/points"]
+    np.testing.assert_array_equal(sample(fine, design, **options).fields, first.fields)
+    assert fine.ledger.counts["rve/points"] == calls
+
+
+def test_cold_starts_take_two_iterations_instead_of_four(samples):
+    """From rest to far stretches: Newton iterations with guesses and from a zero start."""
+    n = 25
+    g = far_stretches(n)
+    guessed, usual = rve(predictor=FieldPredictor.of(samples)), rve()
+    rest = usual.initial_state(n)
+    rest[:, 3 + usual.problem.n :] = 0.0  # forget the sensitivity: a zero start
+    answers = [fine.evaluate(g, rest, 0.0) for fine in (guessed, usual)]
+    np.testing.assert_allclose(answers[0].flux, answers[1].flux, atol=1e-10)
+    ours, theirs = (fine.ledger.counts["rve/newton iterations"] / n for fine in (guessed, usual))
+    assert ours <= 2.0 and theirs >= 4.0, (ours, theirs)
+    assert guessed.ledger.counts["rve/guesses used"] == n
+
+
+class Wild:
+    """Predicts something else than the field."""
+
+    def __init__(self, n, what):
+        self.n, self.what = n, what
+
+    def predict(self, known):
+        values = np.full((len(known), self.n), 0.0)
+        if self.what == "failed":
+            return Guess.none(len(known), self.n)
+        if self.what == "NaN":
+            values[:] = np.nan
+        if self.what == "noise":
+            values = np.random.default_rng(0).normal(size=values.shape) * np.linalg.norm(known, axis=1)[:, None]
+        if self.what == "folded":
+            values[:, ::2] = 3.0 * known[:, :1]
+        return Guess(values, np.zeros(len(known), np.int8))
+
+    def sensitivity(self, known):
+        return np.full((len(known), self.n, known.shape[1]), 1e3)
+
+    def observe(self, known, found):
+        pass
+
+
+@pytest.mark.parametrize("what", ["failed", "NaN", "noise", "folded"])
+def test_wild_guesses_are_refused_and_change_nothing(what):
+    g, usual = far_stretches(6), rve()
+    misled = rve(predictor=Wild(usual.problem.n, what))
+    assert isinstance(misled.predictor, DifferentiablePredictor)
+    ours, theirs = (fine.evaluate(g, fine.initial_state(6), 0.0) for fine in (misled, usual))
+    np.testing.assert_array_equal(ours.flux, theirs.flux)
+    assert misled.ledger.counts.get("rve/guesses used", 0) == 0
+    assert misled.ledger.counts["rve/newton iterations"] == usual.ledger.counts["rve/newton iterations"]
+    near = np.array([1.0, 1.0, 0.0]) + (g - [1.0, 1.0, 0.0]) / 4
+    exact = usual.evaluate(near, usual.initial_state(6), 0.0)
+    swept = misled.sweep(near, misled.initial_state(6), 0.0, tolerance=1e-9, tangent=np.zeros(6, bool))
+    np.testing.assert_allclose(swept.flux, exact.flux, atol=1e-8)
+
+
+@pytest.mark.parametrize("what", ["fibre", "void"])
+def test_sweeps_meet_their_tolerance_and_say_so(what):
+    """Fluxes against converged ones, and tangents where they are asked for."""
+    cell = {"fibre": centred_fibre, "void": centred_void}[what](size=0.25)
+    fine = PeriodicRVE(cell, MATERIALS)
+    g = np.array([1.0, 1.0, 0.0]) + np.random.default_rng(2).uniform(-0.04, 0.04, (7, 3))
+    exact = fine.evaluate(g, fine.initial_state(7), 0.0)
+    asked = np.arange(7) < 3
+    for tolerance in (1e-4, 1e-7, 1e-10):
+        swept = fine.sweep(g, fine.initial_state(7), 0.0, tolerance=tolerance, tangent=asked)
+        error = np.linalg.norm(swept.flux - exact.flux, axis=1)
+        assert (error <= tolerance).all() and (swept.uncertainty <= tolerance).all()
+        np.testing.assert_allclose(swept.tangent[asked], exact.tangent[asked], rtol=0, atol=0.05 * tolerance**0.25 * 40)
+        assert np.isnan(swept.tangent[~asked]).all()
+
+
+def test_sweep_from_sweep_goes_on_where_it_was():
+    fine, g = rve(), far_stretches(4)
+    none = np.zeros(4, bool)
+    first = fine.sweep(g, fine.initial_state(4), 0.0, tolerance=1e-6, tangent=none)
+    before = fine.ledger.counts["rve/corrections"]
+    again = fine.sweep(g + 1e-7, fine.initial_state(4), 0.0, first.state, tolerance=1e-6, tangent=none)
+    assert fine.ledger.counts["rve/corrections"] - before == 4
+    assert (again.status == Status.OK).all()
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "linear", "uniform"])
+def test_sweeps_under_every_boundary_condition(boundary):
+    fine = PeriodicRVE(centred_fibre(size=0.3), MATERIALS, boundary=boundary)
+    g = np.array([[1.03, 0.98, 0.04], [0.97, 1.02, -0.03]])
+    exact = fine.evaluate(g, fine.initial_state(2), 0.0)
+    swept = fine.sweep(g, fine.initial_state(2), 0.0, tolerance=1e-9, tangent=np.ones(2, bool))
+    np.testing.assert_allclose(swept.flux, exact.flux, atol=1e-8)
+    told = np.isfinite(swept.tangent).all(axis=(1, 2))
+    np.testing.assert_allclose(swept.tangent[told], exact.tangent[told], atol=1e-4)
+    assert told.all() == (boundary != "uniform")
+
+
+def test_a_point_that_cannot_be_swept_says_so():
+    fine = PeriodicRVE(centred_fibre(size=0.3), {1: NeoHookean(1.0, 2.0), 2: NeoHookean(20.0, 40.0)})
+    g = np.array([[1.01, 1.0, 0.0], [0.05, 3.0, 0.1], [0.05, 3.0, 0.1], [np.nan, 1.0, 0.0]])
+    swept = fine.sweep(g, fine.initial_state(4), 0.0, tolerance=1e-9, tangent=np.zeros(4, bool))
+    assert swept.status.tolist() == [Status.OK, Status.NOT_CONVERGED, Status.NOT_CONVERGED, Status.INADMISSIBLE]
+    np.testing.assert_array_equal(swept.state[1:], fine.initial_state(3))
