@@ -308,7 +308,7 @@ def test_random_inclusions_are_those_of_the_seed():
 def smallest_determinant(cell):
     """Of the Jacobian, over a lattice in each cell, relative to the largest in it."""
     kind = cell.mesh.basix_cell()
-    points = basix.create_lattice(kind, 4, basix.LatticeType.equispaced, True)
+    points = np.asarray(basix.create_lattice(kind, 4, basix.LatticeType.equispaced, True))
     cells = np.arange(cell.mesh.topology.index_map(cell.mesh.topology.dim).size_local, dtype=np.int32)
     values = fem.Expression(ufl.JacobianDeterminant(cell.mesh), points).eval(cell.mesh, cells).reshape(len(cells), -1)
     values *= np.sign(np.median(values, axis=1))[:, None]
