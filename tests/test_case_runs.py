@@ -22,6 +22,8 @@ from solver_adapters.case.building import prepare
 from solver_adapters.case.reading import CaseFile
 from solver_adapters.case.running import step_case
 from solver_adapters.case.summary import summary, write_page, write_summary
+from solver_adapters.rve.choice import chosen_rve
+from surrogates import box_design, fit_polynomial_flux, sample, save_model
 
 pytestmark = pytest.mark.mpi
 
@@ -230,6 +232,24 @@ def test_a_polynomial_flux_replaces_conduction(folder):
     result = run(folder, text + WALL + '[closure]\nmode = "replace"\n' + fit)
     assert result.rows[-1]["hot_inflow"] == pytest.approx(exact["hot_inflow"], rel=1e-8)
     assert result.ledger.counts.get("rve/points", 0) == 0
+
+
+def test_a_folder_of_a_polynomial_flux_replaces_conduction(folder):
+    """Its reference value is its own: the RVE beside it takes the same, whatever the initial value."""
+    layers = [f'{{ law = "field-conduction", conductivity = [{k}, {k}] }}' for k in (1.0, 5.0)]
+    text = LAMINATE.format(kinematics="field-conduction", degree=2, macro="", dim=2, first=layers[0], second=layers[1])
+    law = chosen_rve(
+        "laminate", [f"{tag}=field-conduction:{k},{k}" for tag, k in ((1, 1), (2, 5))], fraction=0.25, field=0.5
+    )
+    design = box_design((-0.1, -0.1, -1.0), (1.1, 3.0, 1.0), 40, seed=0)
+    model = fit_polynomial_flux(sample(law, design, comm=WORLD, progress=False), degree=2)
+    if WORLD.rank == 0:
+        save_model(model, folder / "model")
+    exact = run(folder, text + WALL).rows[-1]
+    for section in ('mode = "replace"', 'mode = "alone"'):
+        result = run(folder, text + WALL + f'[closure]\n{section}\nmodel = "model"\n')
+        assert result.rows[-1]["hot_inflow"] == pytest.approx(exact["hot_inflow"], rel=1e-8)
+        assert result.ledger is None or result.ledger.counts.get("rve/points", 0) == 0
 
 
 def test_initial_values_sources_and_inflow(folder):
