@@ -30,7 +30,7 @@ from coupling.ledger import Ledger
 from solver_adapters.closure_points import ClosurePoints, numbers
 from solver_adapters.grid.axes import axes_of
 from solver_adapters.grid.faces import Faces
-from solver_adapters.level import Level
+from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.evaluation import evaluate_fluxes
 
 
@@ -52,6 +52,7 @@ class FaceFlux(ClosurePoints):
     Attributes:
         faces: the faces of this rank, their midpoints and operators.
         volumes: global vector of the nodes' control volumes, for storage and source terms.
+        level: what closures with two levels are asked for; :class:`solver_adapters.exact_snes.ExactSNES` changes it.
         ledger: counts and times.
 
     Raises:
@@ -71,6 +72,7 @@ class FaceFlux(ClosurePoints):
         super().__init__(closure, self.faces.n, name)
         self.volumes = da.createGlobalVec()
         self.volumes.array_w[:] = self.faces.volumes
+        self.level = EVALUATE
         self._u, self._r = da.createLocalVec(), da.createLocalVec()
 
     def operand_values(self) -> Array:
@@ -126,4 +128,4 @@ class FaceFlux(ClosurePoints):
     def _take_in(self, x: PETSc.Vec, dt: float) -> int:
         """Bring the fluxes to the nodal values x; number of failed points on all ranks."""
         self.da.globalToLocal(x, self._u)
-        return evaluate_fluxes([self], dt, self.comm, self.ledger)
+        return evaluate_fluxes([self], dt, self.comm, self.ledger, self.level)
