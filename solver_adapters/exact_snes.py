@@ -122,8 +122,8 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     inner = PETSc.SNES().create(outer.getComm())
     inner.setOptionsPrefix(outer.getOptionsPrefix())
     inner.setType(outer.getType() or PETSc.SNES.Type.NEWTONLS)
-    J, P, *_ = outer.getJacobian()
-    inner.setFunction(lambda _, x, f: outer.computeFunction(x, f), ts.getSolution().duplicate())
+    (r, *_), (J, P, *_) = outer.getFunction(), outer.getJacobian()
+    inner.setFunction(lambda _, x, f: outer.computeFunction(x, f), r.duplicate())
     inner.setJacobian(lambda _, x, J, P: outer.computeJacobian(x, J, P), J, P)
     inner.setKSP(outer.getKSP())
     inner.setFromOptions()
@@ -154,8 +154,10 @@ class _Stages:
 class _Problem:
     """One solve, as :class:`solver_adapters.macro.exact_newton.TwoLevelProblem`.
 
-    Its scale is ‖F(x₀)‖. Tolerances of sweeps are relative to that, too: the magnitude of each flux is made such that
-    errors as large as it, independent of each other, change the residual by the scale.
+    Tolerances of sweeps are relative to the scale of the residual, as the user's code makes it of the fluxes: the
+    magnitude of each flux is made such that errors as large as it, independent of each other, change the residual by the
+    scale. That is the residual at the start, or what all of the flux would change where that is more (Dirichlet rows
+    alone may differ from zero at the start, by little).
     """
 
     def __init__(self, exact: ExactSNES, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
@@ -168,17 +170,18 @@ class _Problem:
         self.norm = np.nan
 
     def begin(self) -> bool:
-        """Measure the residual at the start and what fluxes have to do with it; whether there is something to solve."""
+        """Measure what there is at the start; whether there is something to solve at two levels."""
         self._start = owned(self._x)
         modelled = self._residual(Level(learned=False))
-        if not np.isfinite(modelled) or not self._relate_fluxes(modelled):
+        whole = self._weight_of_fluxes() if np.isfinite(modelled) else 0.0
+        if not (modelled > 0.0 and whole > 0.0):
             return False
+        self._magnify(modelled / whole)
         swept = self._residual(Level(tolerance=_START))
         least = swept - _START * modelled  # of what an exact evaluation would have found
         rtol, atol, *_ = self._tolerances
-        self._scale, self._target = swept, max(atol, rtol * least)
-        for flux in self._fluxes:
-            flux.magnitude *= swept / modelled
+        self._scale, self._target = max(swept, whole), max(atol, rtol * least)
+        self._magnify(self._scale / modelled)
         return bool(np.isfinite(swept) and least > atol and self._target > 0.0)
 
     def iterate(self, level: Level) -> Solved | None:
@@ -209,8 +212,8 @@ class _Problem:
         if self._comm.rank == 0:
             self._ledger.count(name, n)
 
-    def _relate_fluxes(self, scale: float) -> bool:
-        """Set the magnitudes by what random changes of the fluxes do to the user's residual; False where nothing."""
+    def _weight_of_fluxes(self) -> float:
+        """Norm by which random changes of all fluxes, of their own magnitude, change the residual."""
         measure_magnitudes(self._fluxes, self._comm)
         r, random = self._r.copy(), np.random.default_rng(self._comm.rank)
         for flux in self._fluxes:
@@ -219,12 +222,13 @@ class _Problem:
             flux.response.flux[:] += change
         self._evaluate()
         r.axpy(-1.0, self._r)
-        change = float(r.norm())
-        r.destroy()
         for flux in self._fluxes:
             flux.discard()
-            flux.magnitude *= scale / change if change > 0.0 else 0.0
-        return change > 0.0 and scale > 0.0
+        return float(r.norm())
+
+    def _magnify(self, factor: float) -> None:
+        for flux in self._fluxes:
+            flux.magnitude *= factor
 
     def _residual(self, level: Level) -> float:
         self._ask_for(level)

