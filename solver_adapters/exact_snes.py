@@ -5,7 +5,7 @@
 
     exact_time_steps(ts, [fluxes])       # before ts.solve(u)
 
-The SNES, or that of the TS, has residuals and Jacobians that call closures by :class:`solver_adapters.petsc_fd.FaceFlux`.
+The residual and the Jacobian of the SNES, or of the TS, call closures by :class:`solver_adapters.petsc_fd.FaceFlux`.
 Where those are accelerated ones in exact mode, Newton's method runs with their models, and exact sweeps in between
 tell how good its solution is (:mod:`solver_adapters.macro.exact_newton`). The residual that decides is the swept one,
 and it meets the tolerance that a classical run would have to meet from the same start, max(atol, rtol ‖F(x₀)‖). Where
@@ -22,6 +22,7 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from coupling.contract import Array
 from coupling.errors import ContractError
 from coupling.ledger import Ledger
 from coupling.two_level import two_level
@@ -107,8 +108,7 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     """Let the stages of an implicit TS be solved as by :class:`ExactSNES` from now on (collective).
 
     The SNES of the TS becomes one of type "python" around an inner SNES of its former type, with its options, options
-    prefix and KSP. Call this last, when options have been set. Warm starts go with it (``warm_start(ts, …)``): they act on
-    the outer one.
+    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one.
 
     Args:
         ts: the time stepper, with IFunction and IJacobian set.
@@ -154,10 +154,10 @@ class _Stages:
 class _Problem:
     """One solve, as :class:`solver_adapters.macro.exact_newton.TwoLevelProblem`.
 
-    Tolerances of sweeps are relative to the scale of the residual, as the user's code makes it of the fluxes: the
-    magnitude of each flux is made such that errors as large as it, independent of each other, change the residual by the
-    scale. That is the residual at the start, or what all of the flux would change where that is more (Dirichlet rows
-    alone may differ from zero at the start, by little).
+    Tolerances of sweeps are relative to the scale of the residual, whatever the user's code makes of the fluxes there:
+    the magnitude of each flux is made such that errors as large as it, independent of each other, change the residual
+    by the scale. That is the residual at the start, or what all of the flux would change where that is more (rows of
+    Dirichlet conditions alone may differ from zero at the start, by little).
     """
 
     def __init__(self, exact: ExactSNES, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
@@ -165,7 +165,7 @@ class _Problem:
         self._b, self._x, self._r = b, x, x.duplicate()
         self._comm = exact.snes.getComm().tompi4py()
         self._tolerances = exact.snes.getTolerances()
-        self._start = np.empty(0)
+        self._start: Array = np.empty(0)
         self._scale = self._target = 0.0
         self.norm = np.nan
 
@@ -182,6 +182,7 @@ class _Problem:
         rtol, atol, *_ = self._tolerances
         self._scale, self._target = max(swept, whole), max(atol, rtol * least)
         self._magnify(self._scale / modelled)
+        self._forget()  # models are judged by their increments, of which this was none
         return bool(np.isfinite(swept) and least > atol and self._target > 0.0)
 
     def iterate(self, level: Level) -> Solved | None:
@@ -200,8 +201,7 @@ class _Problem:
     def go_back(self) -> None:
         """The start and the committed states."""
         set_owned(self._x, self._start)
-        for flux in self._fluxes:
-            flux.discard()
+        self._forget()
 
     def relative_tolerance(self) -> float:
         """Tolerance of the residual relative to the scale."""
@@ -222,9 +222,12 @@ class _Problem:
             flux.response.flux[:] += change
         self._evaluate()
         r.axpy(-1.0, self._r)
+        self._forget()
+        return float(r.norm())
+
+    def _forget(self) -> None:
         for flux in self._fluxes:
             flux.discard()
-        return float(r.norm())
 
     def _magnify(self, factor: float) -> None:
         for flux in self._fluxes:
