@@ -108,7 +108,8 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     """Let the stages of an implicit TS be solved as by :class:`ExactSNES` from now on (collective).
 
     The SNES of the TS becomes one of type "python" around an inner SNES of its former type, with its options, options
-    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one.
+    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one; as
+    they evaluate residuals in full to compare starts, they cost more than the few sweeps of a step.
 
     Args:
         ts: the time stepper, with IFunction and IJacobian set.

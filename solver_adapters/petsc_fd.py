@@ -13,7 +13,8 @@
         P.assemble()
 
 Grid, ghost exchange, other terms, boundary conditions, solver options and launch stay the user's own, for SNES as for
-the IFunction and IJacobian of a TS (with ``ts.setPostStep(lambda ts: fluxes.commit())`` where the closure has history).
+the IFunction and IJacobian of a TS (with ``ts.setPostStep(lambda ts: fluxes.commit())`` where the closure has history
+or is in exact mode, for which see :mod:`solver_adapters.exact_snes`).
 """
 
 from __future__ import annotations
