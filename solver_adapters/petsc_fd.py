@@ -13,8 +13,9 @@
         P.assemble()
 
 Grid, ghost exchange, other terms, boundary conditions, solver options and launch stay the user's own, for SNES as for
-the IFunction and IJacobian of a TS. A closure with history needs to be told when an increment has ended:
-``ts.setPostStep(fluxes.after_step)``, or ``fluxes.accept(x)`` after a ``snes.solve`` that has converged.
+the IFunction and IJacobian of a TS. A closure with history, or in exact mode (:mod:`solver_adapters.exact_snes`), needs
+to be told when an increment has ended: ``ts.setPostStep(fluxes.after_step)``, or ``fluxes.accept(x)`` after a
+``snes.solve`` that has converged.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from coupling.ledger import Ledger
 from solver_adapters.closure_points import ClosurePoints, numbers
 from solver_adapters.grid.axes import axes_of
 from solver_adapters.grid.faces import Faces
-from solver_adapters.level import Level
+from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.evaluation import evaluate_fluxes
 
 
@@ -53,6 +54,7 @@ class FaceFlux(ClosurePoints):
     Attributes:
         faces: the faces of this rank, their midpoints and operators.
         volumes: global vector of the nodes' control volumes, for storage and source terms.
+        level: what closures with two levels are asked for; :class:`solver_adapters.exact_snes.ExactSNES` changes it.
         ledger: counts and times.
 
     Raises:
@@ -72,6 +74,7 @@ class FaceFlux(ClosurePoints):
         super().__init__(closure, self.faces.n, name)
         self.volumes = da.createGlobalVec()
         self.volumes.array_w[:] = self.faces.volumes
+        self.level = EVALUATE
         self._u, self._r = da.createLocalVec(), da.createLocalVec()
 
     def operand_values(self) -> Array:
@@ -103,7 +106,7 @@ class FaceFlux(ClosurePoints):
         Raises:
             Exception: what the closure raised, on its rank; RemoteRankError on the others.
         """
-        if self._take_in(x, dt):
+        if self._take_in(x, dt, self.level):
             f.set(np.nan)
             return
         self._r.array_w[:] = self.faces.divergence @ self.faces.normal(self.response.flux)
@@ -114,7 +117,7 @@ class FaceFlux(ClosurePoints):
 
         The matrix has to be assembled afterwards. It is left as it was where a point failed.
         """
-        if self._take_in(x, dt):
+        if self._take_in(x, dt, self.level):
             return
         local = self.faces.stiffness(self.response.tangent)
         index = PETSc.IntType
@@ -137,7 +140,7 @@ class FaceFlux(ClosurePoints):
         """
         if self._response is None:
             raise ContractError(f"{self.name!r} has not been evaluated: solve first, then accept the solution")
-        if failed := self._take_in(x, self._dt):
+        if failed := self._take_in(x, self._dt, self._level if self._level.solves else EVALUATE):
             first = [line for lines in self.comm.allgather(self.failures(at_most=3)) for line in lines][:5]
             raise ClosureError("\n  ".join([f"{failed} points failed at the solution, the first of them:", *first]))
         self.commit()
@@ -152,7 +155,7 @@ class FaceFlux(ClosurePoints):
         else:
             self.accept(ts.getSolution())
 
-    def _take_in(self, x: PETSc.Vec, dt: float) -> int:
+    def _take_in(self, x: PETSc.Vec, dt: float, level: Level) -> int:
         """Bring the fluxes to the nodal values x; number of failed points on all ranks."""
         self.da.globalToLocal(x, self._u)
-        return evaluate_fluxes([self], dt, self.comm, self.ledger)
+        return evaluate_fluxes([self], dt, self.comm, self.ledger, level)
