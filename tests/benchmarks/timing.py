@@ -1,4 +1,4 @@
-"""Timing for benchmarks: interleaved repetitions, medians, a table and a JSON file."""
+"""Timing for benchmarks: interleaved repetitions, medians, tables, goals and a JSON file."""
 
 from __future__ import annotations
 
@@ -36,6 +36,30 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=120).print(table)
+
+
+def with_goals(
+    reached: Mapping[str, float],
+    *,
+    at_most: Mapping[str, float] | None = None,
+    at_least: Mapping[str, float] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Each goal with what was reached of that name and whether it is met."""
+    goals = {name: {"goal": goal, "reached": reached[name], "sense": "≤"} for name, goal in (at_most or {}).items()}
+    goals |= {name: {"goal": goal, "reached": reached[name], "sense": "≥"} for name, goal in (at_least or {}).items()}
+    for name, entry in goals.items():
+        met = reached[name] <= entry["goal"] if entry["sense"] == "≤" else reached[name] >= entry["goal"]
+        entry["met"] = bool(met)
+    return goals
+
+
+def show_goals(title: str, goals: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what :func:`with_goals` returned."""
+    rows = [
+        [name, f"{g['reached']:.3g}", f"{g['sense']} {g['goal']:g}", "met" if g["met"] else "MISSED"]
+        for name, g in goals.items()
+    ]
+    show(f"{title}: goals", ["", "measured", "goal", ""], rows)
 
 
 def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
