@@ -127,6 +127,9 @@ def main() -> None:
                 results.append({"rve": name, **result, "goals": goals(name, result)})
                 show_results(results)
                 write_json(args.json, {"benchmark": "fe2", "results": results})
+    for r in results:
+        if r["goals"]:
+            show_goals(f"{r['rve']} RVE, {r['dofs']:,} dofs, {r['points']} points", r["goals"])
 
 
 def show_results(results: list[dict[str, Any]]) -> None:
@@ -145,9 +148,6 @@ def show_results(results: list[dict[str, Any]]) -> None:
         [*columns, *ratios, "tip error", "polynomial's"],
         rows,
     )
-    for r in results:
-        if r["goals"]:
-            show_goals(f"{r['rve']} RVE, {r['dofs']:,} dofs, {r['points']} points", r["goals"])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from coupling.files import write_atomically
@@ -32,9 +33,9 @@ def interleaved(tasks: Mapping[str, Callable[[], Any]], *, repeats: int, calls: 
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table."""
-    table = Table(*columns, title=title)
+    table = Table(*map(escape, columns), title=title)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(width=120).print(table)
 
 
@@ -45,11 +46,11 @@ def with_goals(
     at_least: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Each goal with what was reached of that name and whether it is met."""
-    goals = {name: {"goal": goal, "reached": reached[name], "sense": "≤"} for name, goal in (at_most or {}).items()}
-    goals |= {name: {"goal": goal, "reached": reached[name], "sense": "≥"} for name, goal in (at_least or {}).items()}
-    for name, entry in goals.items():
-        met = reached[name] <= entry["goal"] if entry["sense"] == "≤" else reached[name] >= entry["goal"]
-        entry["met"] = bool(met)
+    goals: dict[str, dict[str, Any]] = {}
+    for name, goal in (at_most or {}).items():
+        goals[name] = {"goal": goal, "sense": "≤", "reached": reached[name], "met": reached[name] <= goal}
+    for name, goal in (at_least or {}).items():
+        goals[name] = {"goal": goal, "sense": "≥", "reached": reached[name], "met": reached[name] >= goal}
     return goals
 
 

@@ -69,7 +69,7 @@ class Linear:
 
     def watch(self, ksp: PETSc.KSP) -> None:
         """Count what a KSP does from now on."""
-        ksp.setPreSolve(lambda *_: None)  # the pair of these two times linear solves otherwise
+        ksp.setPreSolve(lambda *_: None)  # both stood for the problem's own timing
         ksp.setPostSolve(lambda solver, *_: self._enter(solver))
 
     def _enter(self, ksp: PETSc.KSP) -> None:
