@@ -68,6 +68,7 @@ settings() {
         name+=_NUM_THREADS
         export "$name=${!name:-1}"
     done
+    export SCOTCH_DETERMINISTIC=${SCOTCH_DETERMINISTIC:-1} # a mesh made twice is spread over the ranks alike
     export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
     export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
     export PRTE_MCA_rmaps_default_mapping_policy=${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from mpi4py import MPI
@@ -14,6 +15,8 @@ from coupling import Closure
 from coupling.contract import Array
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem
 from solver_adapters.macro.meshes import cooks_membrane
+
+os.environ.setdefault("SCOTCH_DETERMINISTIC", "1")  # so that all runs spread the mesh over the ranks alike
 
 LENGTH, CLAMPED, LOADED = 48.0, 44.0, 16.0
 

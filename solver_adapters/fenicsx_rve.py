@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -91,7 +90,7 @@ class PeriodicRVE:
 
     Attributes:
         reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties.
-        point_seconds: (n,) processor time of each point in the last evaluation, for
+        point_work: (n,) Newton iterations of each point in the last evaluation, for
             :class:`coupling.balance.BalancedClosure`.
 
     Raises:
@@ -141,7 +140,7 @@ class PeriodicRVE:
         border = self.problem.border
         self._factor = SymmetricFactor(self.problem.K, 1 + k + (0 if border is None else border.columns.shape[1]))
         self._scale = 1.0
-        self.point_seconds = np.empty(0)
+        self.point_work: Array = np.empty(0)
         self.reference = self._solve_reference()
         self._scale = float(np.linalg.norm(self.reference.tangent))
         self.ledger.reset()
@@ -157,19 +156,19 @@ class PeriodicRVE:
         n, k, m = check_arguments(self.spec, gradient, state, hint), self.spec.k, self.spec.m
         flux, tangent = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
         energy = np.full(n, np.nan) if self._with_energy else None
-        memory, self.point_seconds = np.array(state), np.zeros(n)
+        memory, self.point_work = np.array(state), np.zeros(n)
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         with self.ledger.phase("rve"):
             good = np.flatnonzero(status == Status.OK)
             guessed = self._guessed(gradient, memory if hint is None else hint, good)
             for i in good:
-                row, solved, start = memory[i], None, time.thread_time()
+                row, solved, before = memory[i], None, self._iterations
                 if i in guessed:
                     solved = self._newton(
                         gradient[i], replace(self.reference, gradient=gradient[i], fluctuation=guessed[i])
                     )
                 solved = solved or self._solve(gradient[i], row if hint is None else hint[i], row)
-                self.point_seconds[i] = time.thread_time() - start
+                self.point_work[i] = self._iterations - before
                 if solved is None:
                     status[i] = Status.NOT_CONVERGED
                     continue
@@ -235,6 +234,10 @@ class PeriodicRVE:
         k, m, n = self.spec.k, self.spec.m, self.problem.n
         unknown = np.full((m, k), np.nan)
         return Equilibrium(row[:k], row[k : k + n], row[k + n :].reshape(n, k), unknown[:, 0], unknown)
+
+    @property
+    def _iterations(self) -> int:
+        return self.ledger.counts.get("rve/newton iterations", 0)
 
     def _solve_reference(self) -> Equilibrium:
         k, m, n = self.spec.k, self.spec.m, self.problem.n

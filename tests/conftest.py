@@ -9,6 +9,7 @@ it prints its failure and ends the run.
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Generator
 from typing import Any
@@ -21,6 +22,8 @@ from hypothesis import settings
 collect_ignore = ["triton_backend.py"]  # runs inside Triton, with packages that are only there
 
 GRACE = 30.0  # seconds that a rank whose test failed gives the others to come out of theirs
+
+os.environ.setdefault("SCOTCH_DETERMINISTIC", "1")  # tests compare solutions on meshes that are made alike
 
 comm = MPI.COMM_WORLD.Dup()
 failures: list[pytest.TestReport | pytest.CollectReport] = []  # what failed on this rank

@@ -140,7 +140,7 @@ def test_cold_starts_take_two_iterations_instead_of_four(samples):
 
 
 def test_predicted_starts_do_not_fail_where_zero_starts_do():
-    """Far out Newton's method fails from zero, so that the path is cut into substeps; from predicted fields it is not."""
+    """Far out Newton's method fails from zero, and the path is cut into substeps; not so from predicted fields."""
     lower, upper, n = (0.6, 0.75, -0.4), (1.4, 1.4, 0.4), 150
     fine = rve(energy=True)
     design = stretch_design(lower, upper, 300, seed=0)

@@ -105,7 +105,9 @@ class FairQueue(Generic[C]):
         leader = self._lines[self._ring[0]][0]
         most = leader.version.evaluator.batch
         batch: Batch[C] = Batch(leader.version)
-        batch.take(leader, most - self._take_small(batch, leader, most))
+        if len(self._ring) > 1:
+            self._take_small(batch, leader, most)
+        batch.take(leader, most - batch.points)
         for client in self._ring:
             for piece in self._lines[client]:
                 if batch.points == most:
@@ -115,14 +117,13 @@ class FairQueue(Generic[C]):
         self._ring.rotate(-1)
         return batch
 
-    def _take_small(self, batch: Batch[C], leader: Piece[C], most: int) -> int:
-        """Fill up to half of the batch with requests of others that an eighth of it has room for; how many rows."""
+    def _take_small(self, batch: Batch[C], leader: Piece[C], most: int) -> None:
+        """Fill up to half of the batch with requests of others that an eighth of it has room for."""
         for client in self._ring:
             piece = self._lines[client][0]
             fits = piece.left <= most // 8 and batch.points + piece.left <= most // 2
             if fits and piece is not leader and piece.goes_with(leader):
                 batch.take(piece, piece.left)
-        return batch.points
 
     def finished(self, piece: Piece[C]) -> None:
         """Take a piece out."""

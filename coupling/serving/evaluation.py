@@ -118,11 +118,11 @@ class HostEvaluator:
 
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         """Gather, evaluate, scatter; in halves where memory does not suffice."""
-        points = sum(part.stop - part.start for part in parts)
         try:
             self._evaluate(parts, dt, hint)
             return
         except Exception as error:
+            points = sum(part.stop - part.start for part in parts)
             if points == 1 or not out_of_memory(error):
                 raise
         # what the error holds on to has been released

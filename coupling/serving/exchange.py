@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -128,8 +127,10 @@ class Exchange(Generic[L]):
         """Send what there is room for, now. Where the server is lost, :meth:`progress` will notice."""
         ticket.split(self._capacity)
         self._waiting.append(ticket)
-        with suppress(ServerUnavailableError):
+        try:
             self._send()
+        except ServerUnavailableError:
+            return
 
     def progress(self, patience: float) -> None:
         """Wait for one reply, take its results, and use the slot for what waits.

@@ -98,11 +98,11 @@ def unpack_reply(packet: bytes | memoryview) -> Reply | None:
     """The reply of a packet, None where that is no reply."""
     if len(packet) < REPLY_BYTES:
         return None
-    magic, *values = _REPLY.unpack_from(packet)
+    magic, code, sequence, slot, points, current, compute_ns = _REPLY.unpack_from(packet)
     if magic != REPLY_MAGIC:
         return None
     text = bytes(packet[REPLY_BYTES:]).decode(errors="replace") if len(packet) > REPLY_BYTES else ""
-    return Reply._make((*values, text))
+    return Reply(code, sequence, slot, points, current, compute_ns, text)
 
 
 def pack_json(message: dict[str, Any]) -> bytes:

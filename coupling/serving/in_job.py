@@ -13,7 +13,9 @@ ranks.
 What a server outside the job does and this does not:
 
 * **It is not fault tolerant.** A rank that dies takes the job with it, as in every MPI job; a server that hangs is
-  waited for. Nothing is restarted, and no local copy steps in.
+  waited for. Nothing is restarted, and no local copy steps in. A rank that raises leaves, and the servers serve the
+  others; where these wait for it in a collective call, they wait for ever, unless the error ends the job
+  (``python -m mpi4py script.py``).
 * One job has the servers to itself, there are no versions to swap, no status to ask for.
 * A server occupies a rank, and a core, also while nobody asks. Where ranks outnumber cores it looks for requests less
   and less often, up to a millisecond apart; else all the time, as MPI does.

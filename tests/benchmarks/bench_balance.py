@@ -3,9 +3,9 @@
     ./run bench balance [--rve fibre|void] [--repeats N] [--json PATH]
 
 The points outside of the surrogate's range lie in few macro cells, most of them on one rank. Runs with and without
-balance take turns on 2 and on 3 ranks, the fastest of each counts. The critical work is the processor time of the
-slowest rank's fine solves, summed over all evaluations; ideal gains are those of an even spread, for whole runs over no
-more ranks than cores.
+balance take turns on 2 and on 3 ranks, the fastest of each counts. The critical work is the number of Newton iterations
+on the RVEs of the slowest rank, summed over all evaluations; ideal gains are those of an even spread of the same work,
+for whole runs over no more ranks than cores.
 """
 
 from __future__ import annotations

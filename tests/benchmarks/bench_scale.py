@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from coupling.serving.models import Version, prepare
 from tests.benchmarks.scale_figure import draw
-from tests.benchmarks.scale_inputs import measured_costs, measured_run
+from tests.benchmarks.scale_inputs import Service, as_numbers, measured_costs, measured_run
 from tests.benchmarks.scale_model import Costs, Layout, Load, Run, simulate
 from tests.benchmarks.serve_crews import MODEL
 from tests.benchmarks.timing import show, write_json
@@ -54,12 +55,20 @@ def check(costs: Costs, version: Version, address: str) -> list[dict[str, Any]]:
     for ranks, points in CASES:
         load = Load(points, lambda *_: WORK, _iterates(ranks * points))
         layout = Layout(ranks, ranks, ranks, cores=os.cpu_count())
-        predicted = _summary(simulate(layout, load, costs, version), points)
-        blocks = [_summary(measured_run(address, ranks, load), points) for _ in range(BLOCKS)]
+        services, blocks = list[Service](), []
+        for _ in range(BLOCKS):
+            services.append(Service(version, repeats=3))
+            blocks.append(_summary(measured_run(address, ranks, load), points))
+        now = replace(costs, service=_typical(services), scatter=tuple(f for s in services for f in s.scatter))
+        predicted = _summary(simulate(layout, load, now, version), points)
         measured = {name: float(np.median([block[name] for block in blocks])) for name in predicted}
         error = {name: predicted[name] / measured[name] - 1.0 for name in predicted}
         rows.append({"ranks": ranks, "points": points, "predicted": predicted, "measured": measured, "error": error})
     return rows
+
+
+def _typical(services: list[Service]) -> Callable[[int], float]:
+    return lambda n: float(np.median([service(n) for service in services]))
 
 
 def _iterates(points: int) -> int:
@@ -75,7 +84,7 @@ def gpu_costs(costs: Costs, dim: str) -> Costs:
     """What a GPU of the plan takes, with the measured costs of the processes around it."""
     there, back = BYTES[dim]
     rate, call, bus = (ASSUMED[f] for f in ("gpu_points_per_second", "gpu_call_seconds", "bus_bytes_per_second"))
-    return replace(costs, service=lambda n: call + n / rate, way_in=there / bus, way_out=back / bus)
+    return replace(costs, service=lambda n: call + n / rate, scatter=(1.0,), way_in=there / bus, way_out=back / bus)
 
 
 def pooled_costs(costs: Costs, dim: str) -> Costs:
@@ -143,24 +152,28 @@ def main() -> None:
     args = parser.parse_args()
     version = prepare(MODEL, 1, "cpu")
     with running(MODEL, device="cpu") as server:
-        costs, numbers = measured_costs(version, server.address)
+        costs = measured_costs(version, server.address)
         checked = check(costs, version, server.address)
+    found, numbers = limits(costs), as_numbers(costs)
+    _print_check(numbers, checked)
     planned = plan(costs, version) + plan(costs, version, "3D")
-    found = limits(costs)
+    _print_plan(planned, found)
     result = {"assumed": ASSUMED, "measured": numbers, "limits": found, "check": checked, "plan": planned}
-    _print(numbers, checked, planned)
-    for name, values in found.items():
-        print(f"{name}: " + ", ".join(f"{key}: {value:.2g}" for key, value in values.items()))
     write_json(args.json, {"benchmark": "scale", **result})
     draw(args.figure, checked, planned)
 
 
-def _print(numbers: dict[str, Any], checked: list[dict[str, Any]], planned: list[dict[str, Any]]) -> None:
-    print({name: f"{1e6 * value:.3g} µs" for name, value in numbers.items() if name != "service"})
+def _print_check(numbers: dict[str, Any], checked: list[dict[str, Any]]) -> None:
+    print("µs:", ", ".join(f"{n} {1e6 * v:.3g}" for n, v in numbers.items() if isinstance(v, float)))
     columns = ["ranks", "points", *(f"{q}: predicted, measured, error" for q in ("points/s", "p50 ms", "p99 ms"))]
     show("The model against measurement on this machine", columns, [_check_row(row) for row in checked])
+
+
+def _print_plan(planned: list[dict[str, Any]], found: dict[str, Any]) -> None:
     columns = ["GPUs", "", "ranks", "points", "iterate ms", "latency ms", "worst", "closure share", "busy"]
     show("Predicted, with assumed GPUs", columns, [_plan_row(row) for row in planned if row["ranks"] in RANKS["3D"]])
+    for name, values in found.items():
+        print(f"{name}: " + ", ".join(f"{key}: {value:.2g}" for key, value in values.items()))
 
 
 def _check_row(row: dict[str, Any]) -> list[str]:

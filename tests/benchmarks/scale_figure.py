@@ -25,7 +25,7 @@ def _draw_check(axes: Any, checked: list[dict[str, Any]]) -> None:
         for ranks, colour in ((1, "C0"), (2, "C1"), (4, "C2")):
             rows = [row for row in checked if row["ranks"] == ranks]
             x, y = ([1e3 * row[kind][name] for row in rows] for kind in ("measured", "predicted"))
-            axes.loglog(x, y, marker, color=colour, mfc="none", label=f"{ranks} ranks, {name}")
+            axes.loglog(x, y, marker, color=colour, mfc="none", label=f"{ranks} rank{'s' * (ranks > 1)}, {name}")
     ends = axes.get_xlim()
     axes.plot(ends, ends, "k-", lw=0.6, zorder=0)
     axes.set(

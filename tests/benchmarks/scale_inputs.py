@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -19,43 +18,52 @@ from coupling.serving.models import Version, probes
 from coupling.serving.segment import Layout, create
 from tests.benchmarks.scale_model import Costs, Load, Run
 from tests.benchmarks.serve_crews import MODEL
-from tests.benchmarks.timing import interleaved
 
+_LEADING = 256
 SIZES = (1, 16, 64, 256, 512, 1024, 2048)
 _INPUTS = 0.2
 """Share of the client's copying that comes before the request: 24 of 137 bytes a point in 2D."""
 
 
-def service_times(version: Version, repeats: int = 15) -> dict[int, float]:
-    """Seconds of a batch of each size, evaluated as the server does."""
-    segment, descriptor = create(Layout.fitting(version.evaluator.spec))
-    os.close(descriptor)
-    slot = segment.slots[0]
-    slot.gradient[:] = probes(version.evaluator.spec, len(slot.gradient), 0.05)
+class Service:
+    """Seconds of batches, evaluated as the server does, and by which factors they vary."""
 
-    def task(n: int) -> Callable[[], None]:
-        parts = [Part(slot, 0, n)]
-        return lambda: version.evaluator.evaluate(parts, 1.0, False)
+    def __init__(self, version: Version, repeats: int = 15, calls: int = 3) -> None:
+        segment, descriptor = create(Layout.fitting(version.evaluator.spec))
+        os.close(descriptor)
+        slot = segment.slots[0]
+        slot.gradient[:] = probes(version.evaluator.spec, len(slot.gradient), 0.05)
+        times = np.zeros((repeats * calls, len(SIZES)))
+        for repeat in range(repeats):
+            for column, n in enumerate(SIZES):
+                for call in range(calls):
+                    start = time.perf_counter()
+                    version.evaluator.evaluate([Part(slot, 0, n)], 1.0, False)
+                    times[repeat * calls + call, column] = time.perf_counter() - start
+        self.medians = np.median(times, axis=0)
+        self.scatter = tuple((times / self.medians)[:, 2:].ravel())
 
-    found = interleaved({str(n): task(n) for n in SIZES}, repeats=repeats, calls=3)
-    return {n: found[str(n)] for n in SIZES}
+    def __call__(self, n: int) -> float:
+        """Median seconds of a batch of n points."""
+        return float(np.interp(n, SIZES, self.medians))
 
 
-def measured_costs(version: Version, address: str) -> tuple[Costs, dict[str, Any]]:
-    """The costs of a server at an address, and the numbers they come from."""
-    times = service_times(version)
+def measured_costs(version: Version, address: str) -> Costs:
+    """The costs of a server at an address.
 
-    def service(n: int) -> float:
-        return float(np.interp(n, SIZES, list(times.values())))
-
+    What surrounds a batch is told from what surrounds each request in it by requests of one point that arrive while the
+    server is busy with a larger one, and then are a batch.
+    """
+    service = Service(version)
     with RemoteSurrogate(MODEL, address=address) as remote:
-        one, many = (_Call.median(remote, n, 1) for n in (1, 2048))
-        eight = _Call.median(remote, 1, 8)
+        one, many, eight = (_Call.median(remote, sizes) for sizes in ([1], [2048], [_LEADING] + 7 * [1]))
     single = max(0.0, one.server - service(1))
-    piece = float(np.clip((eight.server - service(8) - single) / 7.0, 0.0, single))
+    pieces = eight.server - service(_LEADING) - service(7) - 2.0 * single
+    piece = float(np.clip(pieces / 6.0, 0.0, single))
     copying = max(0.0, many.client - one.client) / 2047.0
-    costs = Costs(
+    return Costs(
         service,
+        service.scatter,
         per_batch=single - piece,
         per_piece=piece,
         fill=_INPUTS * copying,
@@ -63,8 +71,15 @@ def measured_costs(version: Version, address: str) -> tuple[Costs, dict[str, Any
         per_request=one.client,
         wake=max(0.0, one.trip - one.client - one.server) / 2.0,
     )
-    numbers = {name: value for name, value in vars(costs).items() if name != "service"}
-    return costs, {"service": times, **numbers}
+
+
+def as_numbers(costs: Costs) -> dict[str, Any]:
+    """Measured costs for JSON."""
+    assert isinstance(costs.service, Service)
+    medians = dict(zip(map(str, SIZES), costs.service.medians.tolist(), strict=True))
+    spread = np.percentile(costs.scatter, (50, 90, 99)).tolist()
+    names = ("per_batch", "per_piece", "fill", "read", "per_request", "wake")
+    return {"service": medians, "scatter": spread, **{name: getattr(costs, name) for name in names}}
 
 
 class _Call:
@@ -74,13 +89,13 @@ class _Call:
         self.trip, self.client, self.server = trip, client, server
 
     @classmethod
-    def median(cls, remote: RemoteSurrogate, points: int, at_once: int, blocks: int = 9, calls: int = 60) -> _Call:
-        gradient, found = probes(remote.spec, points, 0.05), []
+    def median(cls, remote: RemoteSurrogate, sizes: list[int], blocks: int = 9, calls: int = 40) -> _Call:
+        gradients, found = [probes(remote.spec, n, 0.05) for n in sizes], []
         assert remote.server is not None
         for _ in range(blocks):
             start = time.perf_counter(), time.process_time(), _on_core(remote.server)
             for _ in range(calls):
-                tickets = [remote.submit(gradient, None, 1.0) for _ in range(at_once)]
+                tickets = [remote.submit(gradient, None, 1.0) for gradient in gradients]
                 for ticket in tickets:
                     remote.collect(ticket)
             end = time.perf_counter(), time.process_time(), _on_core(remote.server)

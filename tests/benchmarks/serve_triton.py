@@ -55,4 +55,5 @@ if __name__ == "__main__":
     from coupling.serving.triton_surrogate import TritonSurrogate
 
     memory: Literal["message", "system"] = "system" if sys.argv[2] == "system" else "message"
-    simple_client(TritonSurrogate(NAME, sys.argv[1], memory=memory, timeout=60.0))
+    with TritonSurrogate(NAME, sys.argv[1], memory=memory, timeout=60.0) as surrogate:
+        simple_client(surrogate)
