@@ -141,6 +141,24 @@ def test_cold_starts_take_two_iterations_instead_of_four(samples):
     assert guessed.ledger.counts["rve/guesses used"] == n
 
 
+def test_predicted_starts_do_not_fail_where_zero_starts_do():
+    """Far out Newton's method fails from zero, and the path is cut into substeps; not so from predicted fields."""
+    lower, upper, n = (0.6, 0.75, -0.4), (1.4, 1.4, 0.4), 150
+    fine = rve(energy=True)
+    design = stretch_design(lower, upper, 300, seed=0)
+    data = sample(fine, design, comm=MPI.COMM_SELF, fields=fine.fluctuations, progress=False)
+    guessed, usual = rve(predictor=FieldPredictor.of(data)), rve()
+    inner = 0.1 + 0.8 * np.random.default_rng(5).random((n, 3))
+    g = np.array(lower) + inner * (np.array(upper) - lower)
+    rest = usual.initial_state(n)
+    rest[:, 3 + usual.problem.n :] = 0.0  # forget the sensitivity: a zero start
+    answers = [fine.evaluate(g, rest, 0.0) for fine in (guessed, usual)]
+    np.testing.assert_allclose(answers[0].flux, answers[1].flux, rtol=1e-8, atol=1e-10)
+    assert usual.ledger.counts["rve/substeps"] >= 6  # each failure from zero takes two or more
+    assert guessed.ledger.counts.get("rve/substeps", 0) == 0
+    assert guessed.ledger.counts["rve/guesses used"] == n
+
+
 class Wild:
     """Predicts something else than the field."""
 
