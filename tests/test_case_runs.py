@@ -223,6 +223,15 @@ def test_conductivity_that_depends_on_the_field(folder):
     assert final["middle"] == pytest.approx(np.sqrt(1 + 1.5) - 1, rel=1e-5)
 
 
+def test_exact_mode_gives_the_answer_of_the_rve(folder):
+    """Stretches in a case file: the displacements of mode = "off", with sweeps in place of full solves."""
+    box = "lower = [0.75, 0.75, -0.35], upper = [1.25, 1.25, 0.35], samples = 100"
+    exact = COARSE.replace('mode = "off"', f'mode = "exact"\nfit = {{ degree = 5, {box} }}')
+    ours, classical = run(folder, exact), run(folder, COARSE)
+    assert ours.rows[-1]["tip_y"] == pytest.approx(classical.rows[-1]["tip_y"], rel=1e-8)
+    assert WORLD.bcast(ours.ledger.counts.get("macro/exact sweeps", 0)) > 0
+
+
 def test_a_polynomial_flux_replaces_conduction(folder):
     """κ(θ) is linear and the flux of degree 2: the polynomial is exact, and no RVE is solved."""
     layers = [f'{{ law = "field-conduction", conductivity = [{k}, {k}] }}' for k in (1.0, 5.0)]

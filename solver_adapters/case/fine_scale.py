@@ -209,6 +209,8 @@ def coupled(file: CaseFile, fine: Closure | None, surrogate: Closure | None) -> 
         return fine
     assert surrogate is not None
     gate = RangeGate() if section.tolerance is None else ToleranceGate(section.tolerance)
+    if isinstance(fine, StretchFrame) and isinstance(surrogate, StretchFrame):
+        return StretchFrame(AcceleratedClosure(fine.inner, surrogate.inner, gate=gate, mode=section.mode))
     return AcceleratedClosure(fine, surrogate, gate=gate, mode=section.mode)
 
 
