@@ -46,7 +46,7 @@ class ExactSNES:
     classically, as what it tests is not known.
 
     After :meth:`solve`, reason, function norm and number of iterations (all of them together) are in the SNES as ever,
-    and the fluxes hold what was swept at the solution: commit them as after any solve.
+    and the fluxes hold what was swept at the solution: accept it as after any solve (``fluxes.accept(x)``).
 
     Ledger, on rank 0: counts ``macro/iterations``, ``macro/exact sweeps``, ``macro/models refused``,
     ``macro/classical solves`` (of closures with two levels).

@@ -141,7 +141,7 @@ class Steady:
             start = self.norm() if checked else np.inf
             self.exact.solve(self.b, self.x)
             assert self.snes.getConvergedReason() > 0
-            self.fluxes.commit()
+            self.fluxes.accept(self.x)
             rtol, atol, *_ = self.snes.getTolerances()
             assert not checked or self.norm() <= max(atol, rtol * start)
         return self.x.copy()
