@@ -298,8 +298,7 @@ def plate(closure, *, two_level=True, predictor=None, steps=6):
     return run, exactly
 
 
-@pytest.mark.parametrize("predictor", [None, "linear"])
-@pytest.mark.parametrize("name", ["good", *HOSTILE])
+@pytest.mark.parametrize(("name", "predictor"), [("good", None), ("good", "linear"), *((h, None) for h in HOSTILE)])
 def test_time_steps(name, predictor):
     law = Conductor()
     classical, _ = plate(law, two_level=False)
