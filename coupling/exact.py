@@ -159,7 +159,7 @@ class ExactLevels:
 
     def _accepted(self, gradient: Array, answer: Response) -> NDArray[np.bool_]:
         finite = np.isfinite(answer.flux).all(axis=1) & np.isfinite(answer.tangent).all(axis=(1, 2))
-        return np.asarray(self.gate.accepts(gradient, answer) & finite)
+        return np.asarray(self.gate.accepts(gradient, answer) & finite & usable(answer.status))
 
     def _anchors(self, state: Array, hint: Array | None) -> Anchors:
         """The latest anchors; slopes from secants, learnt in ever smaller steps, serve their own increment only."""

@@ -75,17 +75,18 @@ class Ledger:
 
 
 def ledgers(closure: Any) -> list[Ledger]:
-    """The ledgers inside a closure, found through the closures it is made of."""
-    inner = [getattr(closure, name) for name in ("inner", "fine") if hasattr(closure, name)]
+    """The ledgers inside a closure, found through the closures it is made of; one that these share more than once."""
+    inner = [getattr(closure, name) for name in ("inner", "fine", "surrogate") if hasattr(closure, name)]
     own = [closure.ledger] if hasattr(closure, "ledger") else []
     return own + [ledger for part in inner for ledger in ledgers(part)]
 
 
 def merged(comm: Any, *parts: Ledger) -> Ledger:
-    """One ledger of several, over all ranks (collective)."""
+    """One ledger of several, over all ranks (collective): all is summed, and the same ledger entered once."""
     total = Ledger()
-    for part in parts:
+    for part in {id(part): part for part in parts}.values():
         for name, n in part.counts.items():
             total.count(name, n)
-        total.seconds.update(part.seconds)
+        for name, seconds in part.seconds.items():
+            total.seconds[name] = total.seconds.get(name, 0.0) + seconds
     return total.gathered(comm)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from coupling import Closure, Ledger, together
 from coupling.files import write_atomically
+from coupling.guess import Predictor
 from coupling.ledger import ledgers, merged
 from coupling.report import write_report
 from solver_adapters.fenicsx import MultiscaleProblem, StepRecord, load_steps
@@ -56,6 +57,7 @@ def timed_steps(
     *,
     steps: int,
     title: str,
+    predictor: str | Predictor = "linear",
     on_step: Callable[[StepRecord], None] = lambda record: None,
 ) -> Timed:
     """Step a problem to its full load, with a progress bar on rank 0 where it has a title (collective)."""
@@ -68,7 +70,7 @@ def timed_steps(
             bar.update(task, completed=record.load)
 
         start = time.perf_counter()
-        records = load_steps(problem, apply_load, steps=steps, on_step=tell)
+        records = load_steps(problem, apply_load, steps=steps, predictor=predictor, on_step=tell)
         seconds = time.perf_counter() - start
     return Timed(seconds, records, merged(comm, problem.ledger, *ledgers(closure)))
 

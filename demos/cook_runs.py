@@ -11,6 +11,7 @@ import numpy as np
 
 from coupling import Closure, Ledger
 from coupling.contract import Array
+from coupling.guess import Predictor
 from demos.comparison import timed_steps
 from demos.cook import Membrane, membrane
 from solver_adapters.fenicsx import StepRecord
@@ -84,9 +85,13 @@ def run(
     cells: tuple[int, int] = (6, 3),
     title: str = "",
     rtol: float = 1e-10,
+    predictor: str | Predictor = "linear",
     watch: Callable[[Membrane], None] | None = None,
 ) -> Run:
-    """Step the membrane to its full load (collective); ``watch`` may install monitors before."""
+    """Step the membrane to its full load (collective); ``watch`` may install monitors before.
+
+    ``predictor`` is that of :func:`solver_adapters.fenicsx.load_steps`.
+    """
     macro = membrane(comm, closure, cells=cells, load=case.load, rtol=rtol)
     if watch is not None:
         watch(macro)
@@ -97,6 +102,7 @@ def run(
         macro.apply_load,
         steps=steps,
         title=title,
+        predictor=predictor,
         on_step=lambda record: curve.append((record.load, float(macro.tip()[1]))),
     )
     return Run(macro, timed.seconds, np.array(curve), macro.tip(), timed.records, timed.ledger)

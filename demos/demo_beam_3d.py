@@ -29,7 +29,7 @@ from demos.beam import FORCE, GLASS, POLYMER, Beam, beam_theory, cantilever, cre
 from demos.beam_figures import write_figures
 from demos.comparison import Timed, timed_steps, work_table, write_results
 from solver_adapters.rve.meshes import INCLUSION
-from surrogates import EnergySurrogate, fit_polynomial, load_model, sample, save_model, stretch_design
+from surrogates import TrainedSurrogate, fit_polynomial, load_model, sample, save_model, stretch_design
 from surrogates import train_energy_network as train_network
 
 INTRODUCTION = (
@@ -41,7 +41,7 @@ LARGEST_STRAIN = (0.0175, 0.008, 0.008, 0.003, 0.004, 0.004)  # Mandel component
 STEPS, SAMPLES, HIDDEN, ITERATIONS = 4, 400, (24, 24), 80
 
 
-def train(comm: MPI.Comm, folder: Path, seconds: dict[str, float]) -> tuple[EnergySurrogate, float]:
+def train(comm: MPI.Comm, folder: Path, seconds: dict[str, float]) -> tuple[TrainedSurrogate, float]:
     """The network, trained on the first rank, and the flux error of a polynomial as a control (collective)."""
     start = time.perf_counter()
     rve, identity = create_rve(for_training=True), np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])

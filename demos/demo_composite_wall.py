@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from mpi4py import MPI
@@ -147,12 +146,15 @@ def main() -> None:
         checks=[
             ("temperature error", f"{found['temperature error']:.1e}"),
             ("heat flow error", f"{found['heat flow error']:.1e}"),
-            ("  on held-out samples", f"rms {surrogate.errors.flux_rms:.1e}, max {surrogate.errors.flux_max:.1e}"),
+            (
+                "  on held-out samples",
+                f"rms {surrogate.card.errors.flux_rms:.1e}, max {surrogate.card.errors.flux_max:.1e}",
+            ),
         ],
     )
     summary = found | {
         "ranks": comm.size,
-        "hold-out errors": asdict(surrogate.errors),
+        "hold-out errors": surrogate.card.errors.known,
         "training seconds": training,
         "runs": {"classical": slow.as_dict(), "accelerated": fast.as_dict()},
     }

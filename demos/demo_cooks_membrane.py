@@ -33,8 +33,8 @@ from coupling.report import write_report
 from demos.cook_figures import write_fields, write_figures
 from demos.cook_runs import CASES, Case, Run, create_rve, run, stress_errors, tip_error_over_steps
 from surrogates import (
-    EnergySurrogate,
     HoldOutErrors,
+    TrainedSurrogate,
     load_model,
     sample,
     save_model,
@@ -48,7 +48,7 @@ INTRODUCTION = (
 )
 
 
-def train(comm: MPI.Comm, case: Case, folder: Path, *, samples: int, seconds: dict[str, float]) -> EnergySurrogate:
+def train(comm: MPI.Comm, case: Case, folder: Path, *, samples: int, seconds: dict[str, float]) -> TrainedSurrogate:
     """Sample on all ranks, train on the first, and load the saved model on all (collective)."""
     rve = create_rve(case, for_training=True)
     start = time.perf_counter()

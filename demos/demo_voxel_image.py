@@ -33,7 +33,7 @@ from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import Conduction, NeoHookean, isotropic
 from solver_adapters.rve.kinematics import ScalarGradient, SmallStrain
 from solver_adapters.rve.voxels import read_image, voxel_cell
-from surrogates import EnergySurrogate, load_model, sample, save_model, stretch_design, train_energy_network
+from surrogates import TrainedSurrogate, load_model, sample, save_model, stretch_design, train_energy_network
 
 INTRODUCTION = (
     "A picture of a two-phase material becomes a representative volume element: its effective properties, between "
@@ -83,7 +83,7 @@ def create_rve(image: NDArray[np.int64], *, for_training: bool = False) -> Perio
     return PeriodicRVE(voxel_cell(image, simplices=True), laws, energy=for_training, tolerance=tolerance)
 
 
-def train(comm: MPI.Comm, image: NDArray[np.int64], folder: Path, seconds: dict[str, float]) -> EnergySurrogate:
+def train(comm: MPI.Comm, image: NDArray[np.int64], folder: Path, seconds: dict[str, float]) -> TrainedSurrogate:
     """Sample on all ranks, train on the first, and load the saved model on all (collective)."""
     start = time.perf_counter()
     rve = create_rve(image, for_training=True)

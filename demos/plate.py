@@ -103,7 +103,7 @@ class Plate:
         ts.snes.ksp.setType("preonly")
         ts.snes.ksp.pc.setType("lu")
         ts.snes.ksp.pc.setFactorSolverType("mumps")
-        ts.setPostStep(lambda ts: self.fluxes.commit())
+        ts.setPostStep(self.fluxes.after_step)
         ts.setFromOptions()
         return ts
 

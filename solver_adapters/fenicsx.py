@@ -40,7 +40,7 @@ from solver_adapters.macro.evaluation import evaluate_fluxes, measure_magnitudes
 from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 from solver_adapters.macro.quadrature import QuadraturePoints
-from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options
+from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options, newton
 from solver_adapters.mandel import from_mandel, mandel
 from solver_adapters.petsc_options import options_database
 
@@ -196,11 +196,9 @@ class MultiscaleProblem:
     def iterate(self, level: Level) -> Solved | None:
         """Newton's method from the present iterate, closures asked at that level; None where it fails (collective)."""
         self._level = level
-        self.snes.solve(None, self._x)
+        solved = newton(self.snes, None, self._x)
         self.count("macro/iterations", self.snes.getIterationNumber())
-        if self.snes.getConvergedReason() == PETSc.SNES.ConvergedReason.DIVERGED_LINEAR_SOLVE:
-            self.snes.ksp.pc.reset()  # a factorisation that failed on a singular matrix would go on failing
-        return self._solved() if self.snes.getConvergedReason() > 0 else None
+        return solved
 
     def measure(self, level: Level) -> Measured | None:
         """Residual at the present iterate, closures asked at that level; None where a point fails (collective)."""

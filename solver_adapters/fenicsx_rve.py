@@ -82,7 +82,8 @@ class PeriodicRVE:
             gradient) or "uniform" (tractions or fluxes of the boundary are those of one macroscopic flux).
         degree: polynomial degree of the fluctuation.
         quadrature_degree: by default 2(degree − 1), but at least 1; more on cells that are not affine.
-        tolerance: permitted error of the flux relative to the reference stiffness.
+        tolerance: permitted error of the flux relative to the reference stiffness. It is the error of an energy, and so
+            tolerance/|g|² of that of a gradient g: 1e-6 is too loose at 1 % strain, where 1e-12 serves.
         energy: whether responses carry the energy density, where the flux is its derivative.
         flux_unit: unit of the materials' moduli.
         predictor: guesses of fluctuations from gradients. A guess is used where the true residual is smaller there than

@@ -13,7 +13,9 @@
         P.assemble()
 
 Grid, ghost exchange, other terms, boundary conditions, solver options and launch stay the user's own, for SNES as for
-the IFunction and IJacobian of a TS (with ``ts.setPostStep(lambda ts: fluxes.commit())`` where the closure has history).
+the IFunction and IJacobian of a TS. A closure with history, or in exact mode (:mod:`solver_adapters.exact_snes`), needs
+to be told when an increment has ended: ``ts.setPostStep(fluxes.after_step)``, or ``fluxes.accept(x)`` after a
+``snes.solve`` that has converged.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from petsc4py import PETSc
 import numpy as np
 
 from coupling.contract import Array, Closure
-from coupling.errors import ContractError
+from coupling.errors import ClosureError, ContractError
 from coupling.ledger import Ledger
 from solver_adapters.closure_points import ClosurePoints, numbers
 from solver_adapters.grid.axes import axes_of
 from solver_adapters.grid.faces import Faces
-from solver_adapters.level import Level
+from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.evaluation import evaluate_fluxes
 
 
@@ -52,6 +54,7 @@ class FaceFlux(ClosurePoints):
     Attributes:
         faces: the faces of this rank, their midpoints and operators.
         volumes: global vector of the nodes' control volumes, for storage and source terms.
+        level: what closures with two levels are asked for; :class:`solver_adapters.exact_snes.ExactSNES` changes it.
         ledger: counts and times.
 
     Raises:
@@ -71,6 +74,7 @@ class FaceFlux(ClosurePoints):
         super().__init__(closure, self.faces.n, name)
         self.volumes = da.createGlobalVec()
         self.volumes.array_w[:] = self.faces.volumes
+        self.level = EVALUATE
         self._u, self._r = da.createLocalVec(), da.createLocalVec()
 
     def operand_values(self) -> Array:
@@ -85,7 +89,8 @@ class FaceFlux(ClosurePoints):
         if self.gradient is None or dt != self._dt or level != self._level:
             return True
         round_off = 8 * np.finfo(float).eps * (abs(self.faces.gradient) @ np.abs(self._u.array_r))
-        return bool((np.abs(gradient - self.gradient).reshape(-1) > round_off).any())
+        same = np.abs(gradient - self.gradient).reshape(-1) <= round_off
+        return not same.all()  # a gradient that is not a number is never the same
 
     def place(self, i: int) -> str:
         """Rank, direction and midpoint of face i."""
@@ -101,7 +106,7 @@ class FaceFlux(ClosurePoints):
         Raises:
             Exception: what the closure raised, on its rank; RemoteRankError on the others.
         """
-        if self._take_in(x, dt):
+        if self._take_in(x, dt, self.level):
             f.set(np.nan)
             return
         self._r.array_w[:] = self.faces.divergence @ self.faces.normal(self.response.flux)
@@ -112,7 +117,7 @@ class FaceFlux(ClosurePoints):
 
         The matrix has to be assembled afterwards. It is left as it was where a point failed.
         """
-        if self._take_in(x, dt):
+        if self._take_in(x, dt, self.level):
             return
         local = self.faces.stiffness(self.response.tangent)
         index = PETSc.IntType
@@ -123,7 +128,34 @@ class FaceFlux(ClosurePoints):
             addv=PETSc.InsertMode.ADD_VALUES,
         )
 
-    def _take_in(self, x: PETSc.Vec, dt: float) -> int:
+    def accept(self, x: PETSc.Vec) -> None:
+        """Commit the state at the solution x of an increment, as long as that of the last evaluation (collective).
+
+        The closure is called once more where the last iterate was another one, as it is with ``-snes_type ksponly``.
+
+        Raises:
+            ContractError: nothing has been evaluated.
+            ClosureError: points failed there, on all ranks; the committed state stays.
+            Exception: what the closure raised, on its rank; RemoteRankError on the others.
+        """
+        if self._response is None:
+            raise ContractError(f"{self.name!r} has not been evaluated: solve first, then accept the solution")
+        if failed := self._take_in(x, self._dt, self._level if self._level.solves else EVALUATE):
+            first = [line for lines in self.comm.allgather(self.failures(at_most=3)) for line in lines][:5]
+            raise ClosureError("\n  ".join([f"{failed} points failed at the solution, the first of them:", *first]))
+        self.commit()
+
+    def after_step(self, ts: PETSc.TS) -> None:
+        """Accept the solution of a time step, for ``ts.setPostStep`` (collective).
+
+        TS calls it for the step at which it gives up, too: that one leaves the committed state as it is.
+        """
+        if ts.getConvergedReason() < 0:
+            self.discard()
+        else:
+            self.accept(ts.getSolution())
+
+    def _take_in(self, x: PETSc.Vec, dt: float, level: Level) -> int:
         """Bring the fluxes to the nodal values x; number of failed points on all ranks."""
         self.da.globalToLocal(x, self._u)
-        return evaluate_fluxes([self], dt, self.comm, self.ledger)
+        return evaluate_fluxes([self], dt, self.comm, self.ledger, level)

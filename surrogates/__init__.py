@@ -16,9 +16,9 @@ from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.field_predictor import FieldPredictor
 from surrogates.kernel_surrogate import KernelSurrogate
 from surrogates.model_card import HoldOutErrors, ModelCard
-from surrogates.model_folder import load_model, save_model
+from surrogates.model_folder import TrainedSurrogate, load_model, save_model
 from surrogates.polynomial_energy import PolynomialEnergy
-from surrogates.polynomial_flux import FluxErrors, PolynomialFlux, fit_polynomial_flux
+from surrogates.polynomial_flux import PolynomialFlux, fit_polynomial_flux
 from surrogates.sampling import Design, box_design, sample, stretch_design
 from surrogates.stretch_space import StretchBox
 from surrogates.training import fit_polynomial, train_energy_network
@@ -30,13 +30,13 @@ __all__ = [
     "EnergyNetwork",
     "EnergySurrogate",
     "FieldPredictor",
-    "FluxErrors",
     "HoldOutErrors",
     "KernelSurrogate",
     "ModelCard",
     "PolynomialEnergy",
     "PolynomialFlux",
     "StretchBox",
+    "TrainedSurrogate",
     "box_design",
     "fit_polynomial",
     "fit_polynomial_flux",

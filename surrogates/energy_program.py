@@ -1,7 +1,8 @@
-"""Energies in torch operations that ``torch.export`` can make a program of.
+"""Trained surrogates in torch operations that ``torch.export`` can make a program of.
 
-The formulas of :mod:`surrogates.energy_network` and :mod:`surrogates.polynomial_energy` without buffers: a program
-is a graph of values, and knows of no memory that is written twice.
+The formulas of :mod:`surrogates.energy_network`, :mod:`surrogates.polynomial_energy` and
+:mod:`surrogates.polynomial_flux` without buffers: a program is a graph of values, and knows of no memory that is
+written twice.
 """
 
 from __future__ import annotations
@@ -18,19 +19,26 @@ from coupling.errors import ModelError
 from surrogates.backend import TorchBackend
 from surrogates.energy_network import EnergyNetwork
 from surrogates.growth import Growth
+from surrogates.model_folder import TrainedSurrogate
 from surrogates.polynomial_energy import Monomials, PolynomialEnergy
-from surrogates.potential import Potential
+from surrogates.polynomial_flux import PolynomialFlux
 from surrogates.stretch_space import stretch_reference
 
 Results: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
-def energy_module(potential: Potential) -> nn.Module:
-    """The module U (n, k) ↦ T (n, k), upper triangles of ∂T/∂U (n, k(k+1)/2) row by row, Ŵ (n,); float64, on the CPU.
+def torch_module(surrogate: TrainedSurrogate) -> nn.Module:
+    """The module of a surrogate on the CPU, float64.
+
+    Of a flux g (n, k) ↦ q (n, m), ∂q/∂g (n, m, k); of an energy U (n, k) ↦ T (n, k), upper triangles of ∂T/∂U
+    (n, k(k+1)/2) row by row, Ŵ (n,).
 
     Raises:
         ModelError: for a family without such a module.
     """
+    if isinstance(surrogate, PolynomialFlux):
+        return FluxModule(surrogate)
+    potential = surrogate.potential
     if isinstance(potential, EnergyNetwork):
         return NetworkModule(potential)
     if isinstance(potential, PolynomialEnergy):
@@ -86,27 +94,53 @@ class NetworkModule(nn.Module):
         return energy, p @ W, hessian + (a * p) @ self.first_pairs
 
 
+class _Polynomials(nn.Module):
+    """Polynomials of x = (g − centre)/scale, the ``rows`` (C, M) in terms of the monomials."""
+
+    def __init__(self, monomials: Monomials, rows: Array, centre: Array, scale: Array) -> None:
+        super().__init__()
+        self.centre, self.inverse_scale, self.rows = _constant(centre), _constant(np.reciprocal(scale)), _constant(rows)
+        k = len(scale)
+        by_degree = groupby(monomials.products[k:], key=lambda product: product[1].stop)
+        self.degrees = [[(tail, v) for _, tail, v in products] for _, products in by_degree]
+
+    def forward(self, gradient: Tensor) -> Tensor:
+        """Values (n, C)."""
+        x = ((gradient - self.centre) * self.inverse_scale).T
+        monomials = torch.cat([torch.ones_like(x[:1]), x])
+        for products in self.degrees:
+            monomials = torch.cat([monomials, *(monomials[tail] * x[v] for tail, v in products)])
+        return (self.rows @ monomials).T
+
+
 class PolynomialModule(nn.Module):
     """The formulas of :class:`PolynomialEnergy`."""
 
     def __init__(self, polynomial: PolynomialEnergy) -> None:
         super().__init__()
-        scale, k = polynomial.weights["scale"], polynomial.k
-        monomials = Monomials.up_to(polynomial.degree, k)
-        self.reference, self.inverse_scale = _constant(stretch_reference(k)), _constant(np.reciprocal(scale))
-        self.rows = _constant(polynomial.weights["coefficients"] @ monomials.responses(scale))
-        by_degree = groupby(monomials.products[k:], key=lambda product: product[1].stop)
-        self.degrees = [[(tail, v) for _, tail, v in products] for _, products in by_degree]
+        scale, self.k = polynomial.weights["scale"], polynomial.k
+        monomials = Monomials.up_to(polynomial.degree, self.k)
+        rows = polynomial.weights["coefficients"] @ monomials.responses(scale)
+        self.polynomials = _Polynomials(monomials, rows, stretch_reference(self.k), scale)
 
     def forward(self, U: Tensor) -> Results:
         """Flux, packed tangent and energy at U."""
-        k = self.reference.shape[0]
-        x = ((U - self.reference) * self.inverse_scale).T
-        monomials = torch.cat([torch.ones_like(x[:1]), x])
-        for products in self.degrees:
-            monomials = torch.cat([monomials, *(monomials[tail] * x[v] for tail, v in products)])
-        rows = (self.rows @ monomials).T
-        return rows[:, 1 : 1 + k], rows[:, 1 + k :], rows[:, 0]
+        rows = self.polynomials(U)
+        return rows[:, 1 : 1 + self.k], rows[:, 1 + self.k :], rows[:, 0]
+
+
+class FluxModule(nn.Module):
+    """The formulas of :class:`PolynomialFlux`."""
+
+    def __init__(self, polynomial: PolynomialFlux) -> None:
+        super().__init__()
+        box, self.m, self.k = polynomial.card.box, polynomial.spec.m, polynomial.spec.k
+        self.polynomials = _Polynomials(polynomial.monomials, polynomial.rows, box.centre, box.half_width)
+
+    def forward(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Flux and tangent at the gradients."""
+        rows = self.polynomials(gradient)
+        return rows[:, : self.m], rows[:, self.m :].reshape(-1, self.m, self.k)
 
 
 def _constant(values: Array) -> nn.Parameter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from coupling.contract import Array, Response, Status, check_arguments, mark_unusable
@@ -40,7 +42,22 @@ class EnergySurrogate:
         if device.startswith(("cuda", "cpu:")):
             self.on_device = DeviceEvaluation(potential, card, self.chunk)
         self._reference = np.array(self.spec.reference)
-        self._box_is_admissible = card.box.positive_definite
+        self._box_is_admissible = card.stretches.positive_definite
+
+    @property
+    def family(self) -> str:
+        """The potential's."""
+        return self.potential.family
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The potential's."""
+        return self.potential.architecture
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """The potential's."""
+        return self.potential.weights
 
     def initial_state(self, n: int) -> None:
         """No state."""

@@ -43,16 +43,16 @@ def export(
         raise typer.BadParameter("say where to: --triton REPOSITORY, --program FOLDER, or both")
     with errors_told():
         from coupling.serving.loading import load
-        from surrogates.energy_surrogate import EnergySurrogate
+        from surrogates.model_folder import TrainedSurrogate
         from surrogates.program import program_of
         from surrogates.program_folder import save_program
         from surrogates.torch_surrogate import TorchSurrogate
         from surrogates.triton_repository import export_triton
 
         surrogate = load(model, "cpu")
-        if not isinstance(surrogate, EnergySurrogate | TorchSurrogate):
+        if not isinstance(surrogate, TrainedSurrogate | TorchSurrogate):
             kind = type(surrogate).__name__
-            raise ModelError(f"{model} is a {kind}; energy surrogates and torch surrogates can be exported")
+            raise ModelError(f"{model} is a {kind}; trained surrogates and torch surrogates can be exported")
         written = {}
         if program is not None:
             save_program(*program_of(surrogate), program)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from coupling.errors import ModelError
 from surrogates.backend import Precision
-from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.folders import PROGRAM_FAMILY, load_whole, read_card
-from surrogates.model_folder import load_model
+from surrogates.model_folder import TrainedSurrogate, load_model
 
 if TYPE_CHECKING:
     from surrogates.torch_surrogate import TorchSurrogate
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
 
 def load_folder(
     folder: str | Path, device: str = "cpu", precision: Precision = "float64"
-) -> EnergySurrogate | TorchSurrogate:
+) -> TrainedSurrogate | TorchSurrogate:
     """The surrogate of a model folder or a program folder; torch is imported for the latter alone.
 
     Raises:
         ModelError: as :func:`load_model` and :func:`surrogates.program_folder.load_program`.
     """
 
-    def load(path: Path) -> EnergySurrogate | TorchSurrogate:
+    def load(path: Path) -> TrainedSurrogate | TorchSurrogate:
         if read_card(path).get("family") != PROGRAM_FAMILY:
             return load_model(path, device, precision)
         if precision != "float64":

@@ -11,8 +11,9 @@ import numpy as np
 
 from coupling.contract import Array, ClosureSpec
 from coupling.errors import ContractError, ModelError
+from surrogates.box import Box
 from surrogates.dataset import Dataset
-from surrogates.stretch_space import StretchBox, check_stretch_spec
+from surrogates.stretch_space import StretchBox, box_of, check_stretch_spec
 
 T = TypeVar("T")
 FLOAT32_SHARE = 0.1
@@ -26,11 +27,13 @@ class HoldOutErrors:
 
     ``…_rms`` is the root mean square of the error over that of the data, ``…_max`` the largest error over the root
     mean square of the data, both in the Euclidean (Frobenius) norm at each point; ``flux_max_absolute`` is the
-    largest flux error in the flux's unit; ``samples`` counts the samples.
+    largest flux error in the flux's unit; ``samples`` counts the samples. Surrogates without energy have None for its
+    errors, and tangents with respect to coordinates in which the range has the half width 1, since their gradients may
+    have components of several units.
     """
 
-    energy_rms: float
-    energy_max: float
+    energy_rms: float | None
+    energy_max: float | None
     flux_rms: float
     flux_max: float
     tangent_rms: float
@@ -39,19 +42,24 @@ class HoldOutErrors:
     samples: int
 
     @classmethod
-    def of(cls, data: Dataset, energy: Array, flux: Array, tangent: Array) -> HoldOutErrors:
-        """Errors of predictions (n,), (n, k), (n, k, k) at the samples of a data set."""
-        figures: dict[str, float] = {}
-        for name, value, exact in (
-            ("energy", energy, data.energies),
-            ("flux", flux, data.flux),
-            ("tangent", tangent, data.tangent),
-        ):
-            figures[f"{name}_rms"], figures[f"{name}_max"] = relative_errors(value, exact)
+    def of(cls, data: Dataset, energy: Array | None, flux: Array, tangent: Array) -> HoldOutErrors:
+        """Errors of predictions (n,), (n, m), (n, m, k) at the samples of a data set; without energy, None for it."""
+        scale = data.box.half_width if energy is None else 1.0
+        figures: dict[str, Any] = {"energy_rms": None, "energy_max": None}
+        pairs = {"flux": (flux, data.flux), "tangent": (tangent * scale, data.tangent * scale)}
+        if energy is not None:
+            pairs["energy"] = energy, data.energies
+        for name, (values, exact) in pairs.items():
+            figures[f"{name}_rms"], figures[f"{name}_max"] = _relative_errors(values, exact)
         return cls(**figures, flux_max_absolute=float(_norms(flux - data.flux).max()), samples=len(data))
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """The figures that there are, by name."""
+        return {name: figure for name, figure in asdict(self).items() if figure is not None}
 
-def relative_errors(values: Array, exact: Array) -> tuple[float, float]:
+
+def _relative_errors(values: Array, exact: Array) -> tuple[float, float]:
     """Root mean square and maximum of the error at n points, over the root mean square of the exact values."""
     error, scale = _norms(values - exact), _rms(_norms(exact))
     return _rms(error) / scale, float(error.max()) / scale
@@ -97,12 +105,23 @@ class ModelCard:
     """
 
     spec: ClosureSpec
-    box: StretchBox
+    box: Box
     errors: HoldOutErrors
     dataset: str
     provenance: dict[str, Any]
     training: dict[str, Any]
     float32: Float32Errors | None = None
+
+    @property
+    def stretches(self) -> StretchBox:
+        """The range of a surrogate of stretches.
+
+        Raises:
+            ContractError: where it is one of something else.
+        """
+        if not isinstance(self.box, StretchBox):
+            raise ContractError(f"the surrogate takes {', '.join(self.spec.gradient)}, which is no stretch")
+        return self.box
 
     @property
     def allows_float32(self) -> bool:
@@ -117,31 +136,38 @@ class ModelCard:
         spec = self.spec
         return {
             "inputs": {"components": spec.gradient, "unit": spec.gradient_unit, "reference": spec.reference},
-            "outputs": {"components": spec.flux, "unit": spec.flux_unit},
+            "outputs": {"components": spec.flux, "unit": spec.flux_unit, "symmetric_tangent": spec.symmetric},
             "range": {"lower": self.box.lower, "upper": self.box.upper},
-            "hold_out_errors": asdict(self.errors),
+            "hold_out_errors": self.errors.known,
             "dataset": {"sha256": self.dataset, "provenance": self.provenance},
             "training": self.training,
             "float32_errors": None if self.float32 is None else asdict(self.float32),
         }
 
     @classmethod
-    def from_json(cls, card: Mapping[str, Any]) -> ModelCard:
+    def from_json(cls, card: Mapping[str, Any], *, of_energy: bool) -> ModelCard:
         """The card of :meth:`as_json`.
+
+        Args:
+            card: JSON values.
+            of_energy: whether it is the card of an energy.
 
         Raises:
             ModelError: naming the key that is missing, or the key and the value that no trained surrogate has: an
-                error that is not a finite number ≥ 0, a range without the reference, other components than those
-                of a stretch and its Biot stress, another reference than the identity.
+                error that is not a finite number ≥ 0, a range that is no box of the gradients; for an energy a range
+                without the reference, other components than those of a stretch and its Biot stress, another
+                reference than the identity.
         """
-        names = [f.name for f in fields(HoldOutErrors) if f.name != "samples"]
-        errors = {name: _error(card, f"hold_out_errors.{name}") for name in names}
+        known = [f.name for f in fields(HoldOutErrors) if of_energy or not f.name.startswith("energy")]
+        errors: dict[str, Any] = {"energy_rms": None, "energy_max": None}
+        errors |= {name: _error(card, f"hold_out_errors.{name}") for name in known if name != "samples"}
         samples = _entry(card, "hold_out_errors.samples")
         if type(samples) is not int or samples < 1:
             raise _wrong("hold_out_errors.samples", samples, "a whole number above 0")
+        spec = _spec(card, of_energy=of_energy)
         return cls(
-            spec=_spec(card),
-            box=_box(card),
+            spec=spec,
+            box=_box(card, spec),
             errors=HoldOutErrors(**errors, samples=samples),
             dataset=_typed(card, "dataset.sha256", str, "a text"),
             provenance=_typed(card, "dataset.provenance", dict, "an object"),
@@ -150,7 +176,10 @@ class ModelCard:
         )
 
 
-def _spec(card: Mapping[str, Any]) -> ClosureSpec:
+def _spec(card: Mapping[str, Any], *, of_energy: bool) -> ClosureSpec:
+    """Cards of energies written before others were kept do not say that the tangent is symmetric."""
+    outputs = _typed(card, "outputs", dict, "an object")
+    said = not of_energy or "symmetric_tangent" in outputs
     try:
         spec = ClosureSpec(
             gradient=_list(card, "inputs.components", _is_text, "names"),
@@ -158,18 +187,19 @@ def _spec(card: Mapping[str, Any]) -> ClosureSpec:
             reference=_list(card, "inputs.reference", _is_number, "finite numbers"),
             gradient_unit=_typed(card, "inputs.unit", str, "a text"),
             flux_unit=_typed(card, "outputs.unit", str, "a text"),
-            symmetric=True,
+            symmetric=_typed(card, "outputs.symmetric_tangent", bool, "true or false") if said else True,
         )
-        check_stretch_spec(spec)
+        if of_energy:
+            check_stretch_spec(spec)
     except ContractError as error:
         raise ModelError(f"inputs and outputs of the model card do not fit ({error}); {_REMEDY}") from error
     return spec
 
 
-def _box(card: Mapping[str, Any]) -> StretchBox:
+def _box(card: Mapping[str, Any], spec: ClosureSpec) -> Box:
     lower, upper = (_list(card, f"range.{bound}", _is_number, "finite numbers") for bound in ("lower", "upper"))
     try:
-        return StretchBox.of(lower, upper)
+        return box_of(spec, lower, upper)
     except ContractError as error:
         raise ModelError(f"range of the model card is wrong ({error}); {_REMEDY}") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -35,25 +35,23 @@ from surrogates.folders import (
 )
 from surrogates.model_card import ModelCard
 from surrogates.polynomial_energy import PolynomialEnergy
+from surrogates.polynomial_flux import PolynomialFlux
 from surrogates.potential import Potential
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 
 
-class _Family(Protocol):
-    def __call__(
-        self, architecture: Mapping[str, Any], weights: Mapping[str, Array], device: str, precision: Precision
-    ) -> Potential: ...
-
-
-FAMILIES: dict[str, _Family] = {
-    EnergyNetwork.family: EnergyNetwork.from_architecture,
-    PolynomialEnergy.family: PolynomialEnergy.from_architecture,
+TrainedSurrogate: TypeAlias = EnergySurrogate | PolynomialFlux
+"""What a model folder keeps: a family, an architecture, weights, and a card."""
+POTENTIALS: dict[str, type[Potential]] = {
+    EnergyNetwork.family: EnergyNetwork,
+    PolynomialEnergy.family: PolynomialEnergy,
 }
+FAMILIES = (*POTENTIALS, PolynomialFlux.family)
 
 
-def save_model(surrogate: EnergySurrogate, folder: str | Path) -> None:
+def save_model(surrogate: TrainedSurrogate, folder: str | Path) -> None:
     """Write a model folder; an existing folder of that name is replaced as a whole.
 
     How, and what a crash can leave behind, says :func:`surrogates.folders.write_folder`.
@@ -66,19 +64,19 @@ def save_model(surrogate: EnergySurrogate, folder: str | Path) -> None:
     """
     folder = Path(folder).resolve()
     check_replaceable(folder)
-    weights = save(surrogate.potential.weights)
+    weights = save(surrogate.weights)
     card = _card_of(surrogate, weights)
     _check_card(folder, card)
     write_folder(folder, {WEIGHTS: weights}, card)
 
 
-def _card_of(surrogate: EnergySurrogate, weights: bytes) -> dict[str, Any]:
+def _card_of(surrogate: TrainedSurrogate, weights: bytes) -> dict[str, Any]:
     """The card as it comes out of JSON, with hashes of the weights and of all the rest of the card."""
     return sealed(
         {
             "format": FORMAT,
-            "family": surrogate.potential.family,
-            "architecture": surrogate.potential.architecture,
+            "family": surrogate.family,
+            "architecture": surrogate.architecture,
             **surrogate.card.as_json(),
             "versions": installed_versions("twoscale", "torch", "numpy", "scipy", "safetensors"),
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
@@ -86,7 +84,7 @@ def _card_of(surrogate: EnergySurrogate, weights: bytes) -> dict[str, Any]:
     )
 
 
-def load_model(folder: str | Path, device: str = "cpu", precision: Precision = "float64") -> EnergySurrogate:
+def load_model(folder: str | Path, device: str = "cpu", precision: Precision = "float64") -> TrainedSurrogate:
     """The surrogate of a model folder, bit for bit as it was saved.
 
     Where :func:`save_model` replaces the folder meanwhile, this is the old model or the new one, never parts of both.
@@ -104,7 +102,7 @@ def load_model(folder: str | Path, device: str = "cpu", precision: Precision = "
     return load_whole(Path(folder), lambda path: _load(path, device, precision))
 
 
-def _load(folder: Path, device: str, precision: Precision) -> EnergySurrogate:
+def _load(folder: Path, device: str, precision: Precision) -> TrainedSurrogate:
     card = read_card(folder)
     if card.get("family") == PROGRAM_FAMILY:
         raise ModelError(f"{folder} is a program: load it with surrogates.loading.load_folder")
@@ -116,15 +114,30 @@ def _load(folder: Path, device: str, precision: Precision) -> EnergySurrogate:
         )
     weights = _read_weights(folder / WEIGHTS, card["weights_sha256"])
     try:
-        potential = FAMILIES[card["family"]](card["architecture"], weights, device, precision)
+        return _rebuilt(card["family"], card["architecture"], weights, known, device, precision)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"{folder}: the architecture in {CARD} is damaged ({type(error).__name__}: {error})"
         ) from error
-    _check_size(folder, potential, known)
-    return EnergySurrogate(potential, known)
+
+
+def _rebuilt(
+    family: str,
+    architecture: Mapping[str, Any],
+    weights: Mapping[str, Array],
+    card: ModelCard,
+    device: str,
+    precision: Precision,
+) -> TrainedSurrogate:
+    if family == PolynomialFlux.family:
+        return PolynomialFlux.from_architecture(architecture, weights, card, device, precision)
+    potential = POTENTIALS[family].from_architecture(architecture, weights, device, precision)
+    k = len(potential.weights["scale"])
+    if k != card.spec.k:
+        raise ModelError(f"weights for {k} components, a card for {card.spec.k}: the files do not belong together")
+    return EnergySurrogate(potential, card)
 
 
 def _check_card(folder: Path, card: dict[str, Any]) -> ModelCard:
@@ -135,20 +148,13 @@ def _check_card(folder: Path, card: dict[str, Any]) -> ModelCard:
             f"{folder} is of the unknown family {card['family']!r}: known are {', '.join(sorted(FAMILIES))}"
         )
     try:
-        known = ModelCard.from_json(card)
+        known = ModelCard.from_json(card, of_energy=card["family"] in POTENTIALS)
     except ModelError as error:
         raise ModelError(f"{folder / CARD}: {error}") from error
+    if (k := known.spec.k) != known.box.k:
+        raise ModelError(f"{folder / CARD} has {k} components and a range of {known.box.k}: save the model again")
     check_seal(folder, card)
     return known
-
-
-def _check_size(folder: Path, potential: Potential, card: ModelCard) -> None:
-    k = len(potential.weights["scale"])
-    if not k == card.spec.k == card.box.k:
-        raise ModelError(
-            f"{folder}: weights for {k} components, a card for {card.spec.k} and a range of {card.box.k}: "
-            "the files do not belong together"
-        )
 
 
 def _read_weights(path: Path, sha256: str) -> dict[str, Array]:

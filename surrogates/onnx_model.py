@@ -16,9 +16,9 @@ from torch.fx import GraphModule, Node
 from coupling.contract import Status
 from coupling.errors import MissingPackageError, ModelError
 from surrogates.derivatives import Values, completed
-from surrogates.energy_program import energy_module
-from surrogates.energy_surrogate import EnergySurrogate
-from surrogates.program import energy_card, exported, traced
+from surrogates.energy_program import torch_module
+from surrogates.model_folder import TrainedSurrogate
+from surrogates.program import exported, program_card, traced
 from surrogates.program_card import ProgramCard
 from surrogates.torch_surrogate import TorchSurrogate
 
@@ -76,15 +76,15 @@ class Served(nn.Module):
         return tuple(values[name] for name in self.names)
 
 
-def served(surrogate: EnergySurrogate | TorchSurrogate) -> Served:
+def served(surrogate: TrainedSurrogate | TorchSurrogate) -> Served:
     """The module that a server evaluates for a surrogate on the CPU.
 
     Raises:
         ModelError: for a family of energies without torch operations.
     """
-    if isinstance(surrogate, EnergySurrogate):
-        card = energy_card(surrogate)
-        return Served(completed(energy_module(surrogate.potential), card.results), card)
+    if not isinstance(surrogate, TorchSurrogate):
+        card = program_card(surrogate)
+        return Served(completed(torch_module(surrogate), card.results), card)
     return Served(surrogate.function, surrogate.card)
 
 

@@ -31,15 +31,27 @@ _COLLAPSE: Array = np.geomspace(1.0, 1e-3, 61, dtype=np.float64)
 
 @dataclass(frozen=True)
 class Ellipticity:
-    """Smallest eigenvalue of the acoustic tensor over all directions, at stretches.
+    """Smallest eigenvalue over all directions of a tensor that has to be positive definite, at gradients.
 
     Args:
-        stretches: (n, k).
-        smallest: (n,), relative to its value at rest.
+        gradients: (n, k), stretches for an energy.
+        smallest: (n,), relative to its value at ``rest``.
+        tensor: which one.
+        rest: the state of comparison.
     """
 
-    stretches: Array
+    gradients: Array
     smallest: Array
+    tensor: str = "acoustic tensor"
+    rest: str = "rest"
+
+
+def all_checks(model: EnergySurrogate, fresh: Dataset | None) -> tuple[list[Result], Ellipticity]:
+    """All of this module, and the ellipticity; ``fresh`` tells whether the fine scale loses it as well."""
+    found = ellipticity(model)
+    fine = None if fresh is None else acoustic_minimum(fresh.gradient, fresh.flux, fresh.tangent)
+    checks = [*conformance_checks(model), *rest_checks(model), ellipticity_check(found, fine), growth_check(model)]
+    return checks, found
 
 
 def conformance_checks(model: EnergySurrogate, *, seed: int = 0) -> list[Result]:
@@ -72,7 +84,7 @@ def rest_checks(model: EnergySurrogate) -> list[Result]:
 
 def ellipticity(model: EnergySurrogate) -> Ellipticity:
     """Ellipticity on a grid over the range of the model."""
-    box = model.card.box
+    box = model.card.stretches
     stretches = _grid(box, 15 if box.k == 3 else 4)
     smallest = acoustic_minimum(stretches, *evaluate_chunks(model.potential, stretches, model.chunk)[1:])
     rest = stretch_reference(box.k)[None]
@@ -80,19 +92,19 @@ def ellipticity(model: EnergySurrogate) -> Ellipticity:
     return Ellipticity(stretches, np.asarray(smallest / (scale or 1.0), dtype=np.float64))
 
 
-def ellipticity_check(found: Ellipticity, data: Dataset | None) -> Result:
-    """Strong ellipticity everywhere on the grid; says whether the fine scale loses it as well."""
+def ellipticity_check(found: Ellipticity, fine: Array | None) -> Result:
+    """Strong ellipticity everywhere on the grid; from eigenvalues (n,) of the fine scale, whether it has it."""
     worst = int(found.smallest.argmin())
     smallest = float(found.smallest[worst])
-    where = ", ".join(f"{value:.3g}" for value in found.stretches[worst])
-    words = f"smallest eigenvalue of the acoustic tensor {smallest:.2g} of that at rest, at U = ({where})"
+    where = ", ".join(f"{value:.3g}" for value in found.gradients[worst])
+    words = f"smallest eigenvalue of the {found.tensor} {smallest:.2g} of that at {found.rest}, at ({where})"
     if smallest > 0.0:
         return Result("strong ellipticity", True, None, words)
     share = float((found.smallest <= 0.0).mean())
-    words = f"lost at {share:.1%} of {len(found.smallest)} stretches, {words}"
-    if data is not None:
-        lost = int((acoustic_minimum(data.gradient, data.flux, data.tangent) <= 0.0).sum())
-        words += f"; the fine scale loses it at {lost} of {len(data)} samples of the data"
+    words = f"lost at {share:.1%} of {len(found.smallest)} gradients, {words}"
+    if fine is not None:
+        lost = int((fine <= 0.0).sum())
+        words += f"; the fine scale loses it at {lost} of {len(fine)} samples of the data"
     return Result("strong ellipticity", False, None, words + ": shrink the range")
 
 

@@ -52,10 +52,15 @@ class Monomials:
 
     def evaluate(self, x: Array) -> Array:
         """m(x) (n, M) at x (n, k)."""
-        m = np.ones((len(self.exponents), len(x)))
-        for multiples, tail, v in self.products:
-            np.multiply(m[tail], x.T[v], out=m[multiples])
+        m = np.empty((len(self.exponents), len(x)))
+        self.fill(m, x.T, np)
         return m.T
+
+    def fill(self, m: Tensor, x: Tensor, xp: Any) -> None:
+        """Overwrite m (M, n) by the monomials at x (k, n), both of the module ``xp``, numpy or torch."""
+        m[0] = 1.0
+        for multiples, tail, v in self.products:
+            xp.multiply(m[tail], x[v], out=m[multiples])
 
     def derivative(self, variable: int) -> Array:
         """∂ (M, M) with ∂m/∂x_variable = ∂ m."""

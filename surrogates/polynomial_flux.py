@@ -12,36 +12,21 @@ energy, or none of stretches: conduction, (θ, ∇θ) ↦ q, small strain, sever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
+from math import comb
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from coupling.contract import Array, ClosureSpec, Response, Status, check_arguments, mark_unusable
-from coupling.errors import ContractError
-from surrogates.box import Box
+from coupling.contract import Array, Response, Status, check_arguments, mark_unusable
+from coupling.errors import ContractError, ModelError
+from surrogates.backend import Precision, Tensor, backend_of
 from surrogates.dataset import Dataset
-from surrogates.model_card import relative_errors
+from surrogates.model_card import HoldOutErrors, ModelCard
 from surrogates.polynomial_energy import Monomials
-
-_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class FluxErrors:
-    """Errors on samples that the fit did not see.
-
-    ``…_rms`` is the root mean square of the error over that of the data, ``…_max`` the largest error over the root mean
-    square of the data, in the Euclidean norm at each point and with respect to x; ``flux_max_absolute`` is the largest
-    flux error in the flux's unit; ``samples`` counts the samples.
-    """
-
-    flux_rms: float
-    flux_max: float
-    tangent_rms: float
-    tangent_max: float
-    flux_max_absolute: float
-    samples: int
+from surrogates.potential import check_weights
 
 
 class PolynomialFlux:
@@ -51,17 +36,60 @@ class PolynomialFlux:
     flux error over the hold-out samples, no bound, and +∞ outside the box.
 
     Args:
-        spec: of the closure it stands for, which has no history.
-        box: the range it was fitted in.
-        rows: (m + m k, N), flux and tangent ∂q/∂x row by row in terms of the N monomials of degree d.
-        degree: d.
-        errors: on the hold-out samples, None where there were none.
+        weights: ``coefficients`` c (m, N) of all monomials up to the degree, by degree.
+        degree: d ≥ 1.
+        card: what is known about it; its range gives x.
+        device: where it evaluates, see :func:`surrogates.backend.backend_of`.
+        precision: in which it evaluates; weights are float64.
+
+    Raises:
+        ModelError: where the weights do not fit, or the device cannot be used.
     """
 
-    def __init__(self, spec: ClosureSpec, box: Box, rows: Array, degree: int, errors: FluxErrors | None = None) -> None:
-        self.spec, self.box, self.degree, self.errors = spec, box, degree, errors
-        self._monomials, self._rows = Monomials.up_to(degree, spec.k), rows
-        self._centre, self._scale = box.centre, box.half_width
+    family = "polynomial-flux"
+
+    def __init__(
+        self,
+        weights: Mapping[str, Array],
+        degree: int,
+        card: ModelCard,
+        device: str = "cpu",
+        precision: Precision = "float64",
+    ) -> None:
+        if type(degree) is not int or degree < 1:
+            raise ModelError(f"a polynomial flux has a degree of 1 or more, got {degree!r}")
+        self.card, self.spec, self.degree, self.backend = card, card.spec, degree, backend_of(device, precision)
+        check_weights(weights, {"coefficients": (self.spec.m, comb(degree + self.spec.k, degree))})
+        self.weights = {name: np.array(array) for name, array in weights.items()}
+        self.monomials = Monomials.up_to(degree, self.spec.k)
+        self.chunk = 256 if device == "cpu" else 16_384
+        array = self.backend.array
+        self._centre, self._inverse_scale = array(card.box.centre), array(np.reciprocal(card.box.half_width))
+        self._rows = array(self.rows)
+
+    @property
+    def rows(self) -> Array:
+        """(m + m k, N): flux and tangent ∂q/∂g, row by row, in terms of the monomials."""
+        c, scale = self.weights["coefficients"], self.card.box.half_width
+        slopes = [c @ D / s for D, s in zip(_derivatives(self.monomials, self.spec.k), scale, strict=True)]
+        return np.vstack([c, np.stack(slopes, axis=1).reshape(-1, c.shape[1])])
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The degree; all else is on the card."""
+        return {"degree": self.degree}
+
+    @classmethod
+    def from_architecture(
+        cls,
+        architecture: Mapping[str, Any],
+        weights: Mapping[str, Array],
+        card: ModelCard,
+        device: str = "cpu",
+        precision: Precision = "float64",
+    ) -> PolynomialFlux:
+        """The polynomial that :attr:`architecture`, :attr:`weights` and card describe."""
+        return cls(weights, architecture["degree"], card, device, precision)
 
     def initial_state(self, n: int) -> None:
         """No state."""
@@ -69,18 +97,23 @@ class PolynomialFlux:
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """Flux q (n, m) and tangent ∂q/∂g (n, m, k) at the gradients (n, k)."""
         n, m, k = check_arguments(self.spec, gradient, state, hint), self.spec.m, self.spec.k
-        finite = np.asarray(np.isfinite(gradient).all(axis=1))
-        x = np.where(finite[:, None], (gradient - self._centre) / self._scale, 0.0)
-        values = np.empty((n, m + m * k))
-        for start in range(0, n, _CHUNK):
-            part = slice(start, start + _CHUNK)
-            values[part] = self._monomials.evaluate(x[part]) @ self._rows.T
-        inside = self.box.contains(gradient)
+        finite, inside = np.asarray(np.isfinite(gradient).all(axis=1)), self.card.box.contains(gradient)
+        safe = gradient if finite.all() else np.where(finite[:, None], gradient, self.card.box.centre)
+        flux, tangent = np.empty((n, m)), np.empty((n, m, k))
+        for start in range(0, n, self.chunk):
+            part = slice(start, start + self.chunk)
+            self.backend.call(self._evaluate, safe[part], (flux[part], tangent[part]))
         status = np.where(inside, np.int8(Status.OK), np.int8(Status.OUTSIDE_RANGE))
-        known = np.nan if self.errors is None else self.errors.flux_max_absolute
-        tangent = values[:, m:].reshape(n, m, k) / self._scale
-        response = Response(values[:, :m].copy(), tangent, status, uncertainty=np.where(inside, known, np.inf))
-        return mark_unusable(response, ~finite, Status.INADMISSIBLE)
+        uncertainty = np.where(inside, self.card.errors.flux_max_absolute, np.inf)
+        return mark_unusable(Response(flux, tangent, status, uncertainty=uncertainty), ~finite, Status.INADMISSIBLE)
+
+    def _evaluate(self, gradient: Tensor, flux: Tensor, tangent: Tensor) -> None:
+        xp, n, m = self.backend.xp, len(gradient), self.spec.m
+        monomials = self.backend.empty(len(self.monomials.exponents), n)
+        self.monomials.fill(monomials, ((gradient - self._centre) * self._inverse_scale).T, xp)
+        values = xp.matmul(self._rows, monomials).T
+        flux[:] = values[:, :m]
+        tangent.reshape(n, -1)[:] = values[:, m:]
 
 
 def fit_polynomial_flux(dataset: Dataset, *, degree: int = 4, seed: int = 0, hold_out: float = 0.15) -> PolynomialFlux:
@@ -102,33 +135,28 @@ def fit_polynomial_flux(dataset: Dataset, *, degree: int = 4, seed: int = 0, hol
         )
     train, held = dataset.split((hold_out,), seed)
     fit = _fit_potential if dataset.spec.symmetric else _fit_components
-    surrogate = PolynomialFlux(dataset.spec, dataset.box, fit(train, degree), degree)
-    answer = surrogate.evaluate(held.gradient, None, 0.0)
-    scale = dataset.box.half_width
-    surrogate.errors = FluxErrors(
-        *relative_errors(answer.flux, held.flux),
-        *relative_errors(answer.tangent * scale, held.tangent * scale),
-        float(np.linalg.norm(answer.flux - held.flux, axis=1).max()),
-        len(held),
-    )
-    return surrogate
+    weights = {"coefficients": fit(train, degree)}
+    training = {"method": "linear least squares", "seed": seed, "hold_out": hold_out}
+    unknown = HoldOutErrors(None, None, np.nan, np.nan, np.nan, np.nan, np.nan, len(held))
+    card = ModelCard(dataset.spec, dataset.box, unknown, dataset.fingerprint, dataset.provenance, training)
+    answer = PolynomialFlux(weights, degree, card).evaluate(held.gradient, None, 0.0)
+    errors = HoldOutErrors.of(held, None, answer.flux, answer.tangent)
+    return PolynomialFlux(weights, degree, replace(card, errors=errors))
 
 
 def _fit_components(data: Dataset, degree: int) -> Array:
-    """Rows of polynomials without relation to each other; the coefficients of each flux component are one solve."""
+    """Coefficients (m, N) of polynomials without relation to each other, one solve for each flux component."""
     monomials, x, weights = _scaled(data, degree)
     first = _derivatives(monomials, data.spec.k)
     values = monomials.evaluate(x)
     matrix = np.vstack([values * weights[0], *(weights[1] * (values @ D.T) for D in first)])
     slopes = data.tangent * data.box.half_width
     targets = np.vstack([data.flux * weights[0], *(slopes[:, :, v] * weights[1] for v in range(data.spec.k))])
-    c = _least_squares(matrix, targets, degree, len(data)).T
-    tangent = np.stack([c @ D for D in first], axis=1)
-    return np.vstack([c, tangent.reshape(-1, c.shape[1])])
+    return np.ascontiguousarray(_least_squares(matrix, targets, degree, len(data)).T)
 
 
 def _fit_potential(data: Dataset, degree: int) -> Array:
-    """Rows of the derivatives of one polynomial Φ of degree d + 1."""
+    """Coefficients (k, N) of the derivatives of one polynomial Φ of degree d + 1."""
     monomials, x, weights = _scaled(data, degree + 1)
     k, scale = data.spec.k, data.box.half_width
     first, pairs = _derivatives(monomials, k), list(zip(*np.triu_indices(k), strict=True))
@@ -145,8 +173,7 @@ def _fit_potential(data: Dataset, degree: int) -> Array:
     c = np.concatenate([[0.0], _least_squares(matrix, np.concatenate(targets), degree, len(data))])
     kept = len(Monomials.up_to(degree, k).exponents)
     flux = np.stack([c @ D / s for D, s in zip(first, scale, strict=True)])
-    tangent = np.stack([[c @ (first[i] @ first[j]) / scale[i] for j in range(k)] for i in range(k)])
-    return np.vstack([flux, tangent.reshape(k * k, -1)])[:, :kept]
+    return np.ascontiguousarray(flux[:, :kept])
 
 
 def _scaled(data: Dataset, degree: int) -> tuple[Monomials, Array, tuple[float, float]]:

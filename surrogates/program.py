@@ -16,8 +16,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from coupling.contract import ClosureSpec
 from coupling.errors import ModelError
-from surrogates.energy_program import energy_module
-from surrogates.energy_surrogate import EnergySurrogate
+from surrogates.energy_program import torch_module
+from surrogates.model_folder import TrainedSurrogate
+from surrogates.polynomial_flux import PolynomialFlux
 from surrogates.program_card import RESULTS, ProgramCard
 from surrogates.torch_surrogate import TorchSurrogate
 
@@ -57,7 +58,7 @@ def traced(function: Callable[[Tensor], Any], spec: ClosureSpec) -> GraphModule:
         raise ModelError(f"torch cannot trace the function: {type(error).__name__}: {error}") from error
 
 
-def program_of(surrogate: EnergySurrogate | TorchSurrogate) -> tuple[ExportedProgram, ProgramCard]:
+def program_of(surrogate: TrainedSurrogate | TorchSurrogate) -> tuple[ExportedProgram, ProgramCard]:
     """A surrogate on the CPU as a program that gives flux and tangent, and the energy where there is one; and its card.
 
     The tangents of energy surrogates come packed.
@@ -65,25 +66,25 @@ def program_of(surrogate: EnergySurrogate | TorchSurrogate) -> tuple[ExportedPro
     Raises:
         ModelError: where torch has no operations for it, or cannot trace or export them.
     """
-    if isinstance(surrogate, EnergySurrogate):
-        card = energy_card(surrogate)
-        return exported(energy_module(surrogate.potential), card.spec), card
+    if not isinstance(surrogate, TorchSurrogate):
+        card = program_card(surrogate)
+        return exported(torch_module(surrogate), card.spec), card
     card = surrogate.card
     names = tuple(name for name in RESULTS if name != "energy" or name in card.results)
     graph = traced(lambda gradient: tuple(surrogate.function(gradient)[name] for name in names), card.spec)
     return exported(graph, card.spec), replace(card, results=names)
 
 
-def energy_card(surrogate: EnergySurrogate) -> ProgramCard:
-    """What the card of a trained energy says of it as a function U ↦ T, packed ∂T/∂U, Ŵ."""
+def program_card(surrogate: TrainedSurrogate) -> ProgramCard:
+    """What the card of a trained surrogate says of it as the function of :func:`torch_module`."""
     known = surrogate.card
     return ProgramCard(
         surrogate.spec,
-        ("flux", "tangent", "energy"),
+        ("flux", "tangent") if isinstance(surrogate, PolynomialFlux) else ("flux", "tangent", "energy"),
         known.box.lower,
         known.box.upper,
         known.errors.flux_max_absolute,
-        {"family": surrogate.potential.family, **known.as_json()},
+        {"family": surrogate.family, **known.as_json()},
     )
 
 

@@ -28,7 +28,8 @@ def sample(
     cell: Annotated[
         str,
         typer.Argument(
-            metavar="CELL", help="fibre, void, sphere, laminate, a mesh file, an image, or module:object of a closure"
+            metavar="CELL",
+            help="fibre, void, sphere, laminate, random, a mesh file, an image, or module:object of a closure",
         ),
     ],
     lower: Annotated[str, typer.Option(metavar="G1,G2,…", help="lower bounds of the gradient")],
@@ -39,8 +40,11 @@ def sample(
     batch: Annotated[int, typer.Option(min=1, help="stretches that are kept together")] = 8,
     material: Annotated[list[str] | None, typer.Option(metavar="TAG=LAW:NUMBERS", help="as for twoscale rve")] = None,
     boundary: Annotated[str, typer.Option(help="periodic, linear or uniform, on the faces of the cell")] = "periodic",
-    fraction: Annotated[float | None, typer.Option(help="of the inclusion of a generated cell")] = None,
-    size: Annotated[float | None, typer.Option(help="largest edge of its mesh; default 0.1")] = None,
+    fraction: Annotated[float | None, typer.Option(help="of the inclusions of a generated cell")] = None,
+    size: Annotated[float | None, typer.Option(help="largest edge of its mesh; default 0.05 to 0.2")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="of the inclusions of a random cell; default 8")] = None,
+    cell_seed: Annotated[int | None, typer.Option(min=0, help="of their places; default 0")] = None,
+    dim: Annotated[int | None, typer.Option(min=2, max=3, help="of a random cell or laminate; default 2")] = None,
     tag_name: Annotated[str | None, typer.Option(help="cell data of a mesh file that tells the materials")] = None,
     leave_out: Annotated[int | None, typer.Option(metavar="TAG", help="void pixels or voxels of an image")] = None,
     degree: Annotated[int, typer.Option(min=1, max=4, help="of the fluctuation field")] = 2,
@@ -50,7 +54,8 @@ def sample(
     """Sample a unit cell, or a closure of your own, over a box of gradients: a data set for twoscale train and run.
 
     The gradient is the one of twoscale rve, but at finite strain the stretch U in Mandel form: U11, U22, √2·U12, in 3D
-    U11, U22, U33, √2·U23, √2·U13, √2·U12; its box must hold the identity. Finished batches are kept in FILE.partial:
+    U11, U22, U33, √2·U23, √2·U13, √2·U12; its box must hold the identity. Where a conductivity depends on θ, the
+    reference state has the θ in the middle of the box. Finished batches are kept in FILE.partial:
     after Ctrl-C, a time limit or a crash the same command goes on, on any number of ranks.
 
     [b]Exit code[/b]: 1 where nothing could be sampled or FILE is there already, 130 after Ctrl-C.
@@ -70,9 +75,18 @@ def sample(
     from surrogates.sampling import SamplingInterrupted
 
     comm = MPI.COMM_WORLD
-    shape = {"fraction": fraction, "size": size, "tag_name": tag_name, "leave_out": leave_out}
-    options = shape | {"boundary": boundary, "degree": degree, "flux_unit": unit}
-    fine_scale = {"cell": cell, "materials": material or [], **options}
+    shape = {
+        "fraction": fraction,
+        "size": size,
+        "count": count,
+        "cell_seed": cell_seed,
+        "dim": dim,
+        "tag_name": tag_name,
+        "leave_out": leave_out,
+    }
+    options = {"shape": shape, "boundary": boundary, "degree": degree, "flux_unit": unit}
+    middle = 0.5 * (bounds[0][0] + bounds[1][0])  # a field's value of reference has to lie in the range of a model
+    fine_scale = {"cell": cell, "materials": material or [], "field": middle, **options}
     with errors_told(rank=comm.rank):
         try:
             data = _sampled(comm, fine_scale, bounds, out, samples, seed, batch)
@@ -122,11 +136,13 @@ def _check_free(out: Path) -> None:
         raise ModelError(f"there is no folder {out.parent} to write {out.name} to: make it first")
 
 
-def _fine_scale(cell: str, materials: list[str], **options: Any) -> tuple[Closure, dict[str, Any]]:
+def _fine_scale(
+    cell: str, materials: list[str], shape: dict[str, Any], **options: Any
+) -> tuple[Closure, dict[str, Any]]:
     """The closure of a cell or ``module:object``, and what it is."""
     file = Path(cell)
     if ":" in cell and not file.exists():
-        shaping = [name for name in ("fraction", "size", "tag_name", "leave_out") if options[name] is not None]
+        shaping = [name for name, value in shape.items() if value is not None]
         if shaping or materials:
             words = ", ".join(
                 "--" + name.replace("_", "-") for name in [*shaping, *(["material"] if materials else [])]
@@ -134,7 +150,7 @@ def _fine_scale(cell: str, materials: list[str], **options: Any) -> tuple[Closur
             raise ContractError(f"{words} shape a unit cell, but {cell} is a closure of your own: leave them out")
         sys.path.insert(0, "")
         return load(cell, "cpu"), {"closure": cell}
-    rve = named(RVE)(cell, materials, **options)
+    rve = named(RVE)(cell, materials, **shape, **options)
     hashed = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file.is_file() else {}
     return rve, rve.description | hashed
 

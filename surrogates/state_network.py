@@ -113,7 +113,7 @@ def train_state_network(
     Raises:
         ContractError: the runs do not fit together, or are too short.
     """
-    x, y = _stacked(runs)
+    x, y = _stacked(runs) if comm is None else together(comm, lambda: _stacked(runs))
     mean = y.mean(axis=0)
     modes, z = _modes(y - mean, rank, comm)
     lengths = [len(run.known) for run in runs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +15,8 @@ from coupling.terminal import answer, errors_told
 
 if TYPE_CHECKING:
     from surrogates.dataset import Dataset
-    from surrogates.energy_surrogate import EnergySurrogate
     from surrogates.model_card import HoldOutErrors
+    from surrogates.model_folder import TrainedSurrogate
 
 
 class Family(StrEnum):
@@ -30,14 +29,25 @@ class Family(StrEnum):
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="a data set that twoscale sample wrote")],
     out: Annotated[Path, typer.Option(metavar="MODEL", help="the model folder; an older model there is replaced")],
-    family: Annotated[Family, typer.Option(help="energy network, or polynomial energy")] = Family.network,
+    family: Annotated[
+        Family | None,
+        typer.Option(
+            help="network or polynomial; default: network of stretches, polynomial of all else", show_default=False
+        ),
+    ] = None,
     hidden: Annotated[str, typer.Option(help="widths of the network's hidden layers")] = "32,32",
-    degree: Annotated[int, typer.Option(min=2, help="of the polynomial")] = 8,
+    degree: Annotated[
+        int | None,
+        typer.Option(min=1, help="of the polynomial; default: 8 for an energy, 4 for a flux", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the weights and the choice of the hold-out samples")] = 0,
     iterations: Annotated[int, typer.Option(min=1, help="of the network's training, at most")] = 150,
     as_json: Annotated[bool, typer.Option("--json", help="write JSON")] = False,
 ) -> None:
     """Train a surrogate on a data set and save it with its errors on samples that the training did not see.
+
+    Stretches and their energies give an energy, a network or a polynomial; all else (small strain, conduction, several
+    operands) a polynomial flux, with a potential where the tangent is symmetric.
 
     [b]Exit code[/b]: 1 where the data set cannot be used, 130 after Ctrl-C (nothing is saved then).
 
@@ -46,6 +56,8 @@ def train(
     twoscale train void.safetensors --out void-model
 
     twoscale train void.safetensors --out void-polynomial --family polynomial --degree 6
+
+    twoscale train wall.safetensors --out wall-model --degree 3
     """
     with errors_told():
         from surrogates.dataset import Dataset
@@ -58,10 +70,10 @@ def train(
         card = model.card
         values = {
             "model": str(out),
-            "family": model.potential.family,
-            "architecture": model.potential.architecture,
+            "family": model.family,
+            "architecture": model.architecture,
             "training": card.training,
-            "hold_out_errors": asdict(card.errors),
+            "hold_out_errors": card.errors.known,
         }
         title = f"{escape(str(out))}: errors on {card.errors.samples} samples held out"
         answer(values, [error_table(title, card.errors)], as_json=as_json)
@@ -75,7 +87,8 @@ def error_table(title: str, *columns: HoldOutErrors, names: tuple[str, ...] = ("
         table.add_column(f"{name} largest".strip(), justify="right")
     for quantity in ("energy", "flux", "tangent"):
         figures = [getattr(errors, f"{quantity}_{kind}") for errors in columns for kind in ("rms", "max")]
-        table.add_row(quantity, *(f"{figure:.2e}" for figure in figures))
+        if None not in figures:
+            table.add_row(quantity, *(f"{figure:.2e}" for figure in figures))
     return table
 
 
@@ -91,11 +104,23 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def _trained(
-    dataset: Dataset, family: Family, hidden: tuple[int, ...], degree: int, seed: int, iterations: int, *, shown: bool
-) -> EnergySurrogate:
+    dataset: Dataset,
+    family: Family | None,
+    hidden: tuple[int, ...],
+    degree: int | None,
+    seed: int,
+    iterations: int,
+    *,
+    shown: bool,
+) -> TrainedSurrogate:
+    from surrogates.polynomial_flux import fit_polynomial_flux
+    from surrogates.stretch_space import StretchBox
     from surrogates.training import fit_polynomial, train_energy_network
 
-    if family is Family.polynomial:
-        return fit_polynomial(dataset, degree=degree, seed=seed)
-    options: dict[str, Any] = {"max_iterations": iterations, "progress": shown}
-    return train_energy_network(dataset, hidden=hidden, seed=seed, **options)
+    of_energy = isinstance(dataset.box, StretchBox)
+    if family is Family.network or (family is None and of_energy):
+        options: dict[str, Any] = {"max_iterations": iterations, "progress": shown}
+        return train_energy_network(dataset, hidden=hidden, seed=seed, **options)
+    if of_energy:
+        return fit_polynomial(dataset, degree=degree or 8, seed=seed)
+    return fit_polynomial_flux(dataset, degree=degree or 4, seed=seed)

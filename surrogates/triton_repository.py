@@ -21,7 +21,7 @@ from pathlib import Path
 from coupling.errors import ModelError
 from coupling.files import write_atomically
 from coupling.symmetric import packed_size
-from surrogates.energy_surrogate import EnergySurrogate
+from surrogates.model_folder import TrainedSurrogate
 from surrogates.onnx_model import Served, onnx_model, served
 from surrogates.torch_surrogate import TorchSurrogate
 
@@ -29,7 +29,7 @@ LARGEST_BATCH = 8192
 
 
 def export_triton(
-    surrogate: EnergySurrogate | TorchSurrogate,
+    surrogate: TrainedSurrogate | TorchSurrogate,
     repository: str | Path,
     *,
     name: str,

@@ -12,14 +12,18 @@ from mpi4py import MPI
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from coupling.closed_forms import isotropic_stiffness
-from coupling.errors import TwoscaleError
+from coupling.command_line import app
+from coupling.errors import CaseError, TwoscaleError
 from coupling.interrupts import Interrupts
 from solver_adapters.case.building import prepare
 from solver_adapters.case.reading import CaseFile
 from solver_adapters.case.running import step_case
 from solver_adapters.case.summary import summary, write_page, write_summary
+from solver_adapters.rve.choice import chosen_rve
+from surrogates import box_design, fit_polynomial_flux, sample, save_model
 
 pytestmark = pytest.mark.mpi
 
@@ -50,6 +54,29 @@ def test_the_example_is_the_demo(folder):
     assert result.rows[-1]["tip_y"] == pytest.approx(16.365857, abs=5e-7)
     assert [result.rows[-1][f"clamped_force_{axis}"] for axis in "xy"] == pytest.approx([0.0, -4.0], abs=1e-9)
     assert [record.iterations for record in result.records] == [5, 4, 4, 4, 3, 3, 3, 3]
+
+
+def test_what_is_wrong_on_one_rank_ends_all_of_them(folder):
+    if WORLD.rank == 0:
+        (folder / "case.toml").write_text(COARSE, encoding="utf-8")
+    WORLD.barrier()
+    file = CaseFile(folder / "case.toml")
+    with file.at("mesh"):
+        if WORLD.rank == WORLD.size - 1:
+            raise OSError("the disk of this node is gone")
+    with pytest.raises(CaseError, match="mesh: the disk of this node is gone"):
+        file.check(WORLD)
+
+
+def test_a_folder_that_cannot_be_made_is_told_on_any_number_of_ranks(folder):
+    if WORLD.rank == 0:
+        (folder / "case.toml").write_text(COARSE, encoding="utf-8")
+    WORLD.barrier()
+    inside_a_file = str(folder / "case.toml" / "results")
+    done = CliRunner().invoke(app(["run"]), ["run", str(folder / "case.toml"), "--out", inside_a_file])
+    assert done.exit_code == 1
+    told = "".join(done.stderr.splitlines())
+    assert ("the folder for results cannot be made" in told) == (WORLD.rank == 0)
 
 
 def test_what_is_kept(folder):
@@ -196,6 +223,15 @@ def test_conductivity_that_depends_on_the_field(folder):
     assert final["middle"] == pytest.approx(np.sqrt(1 + 1.5) - 1, rel=1e-5)
 
 
+def test_exact_mode_gives_the_answer_of_the_rve(folder):
+    """Stretches in a case file: the displacements of mode = "off", with sweeps in place of full solves."""
+    box = "lower = [0.75, 0.75, -0.35], upper = [1.25, 1.25, 0.35], samples = 100"
+    exact = COARSE.replace('mode = "off"', f'mode = "exact"\nfit = {{ degree = 5, {box} }}')
+    ours, classical = run(folder, exact), run(folder, COARSE)
+    assert ours.rows[-1]["tip_y"] == pytest.approx(classical.rows[-1]["tip_y"], rel=1e-8)
+    assert WORLD.bcast(ours.ledger.counts.get("macro/exact sweeps", 0)) > 0
+
+
 def test_a_polynomial_flux_replaces_conduction(folder):
     """κ(θ) is linear and the flux of degree 2: the polynomial is exact, and no RVE is solved."""
     layers = [f'{{ law = "field-conduction", conductivity = [{k}, {k}] }}' for k in (1.0, 5.0)]
@@ -205,6 +241,24 @@ def test_a_polynomial_flux_replaces_conduction(folder):
     result = run(folder, text + WALL + '[closure]\nmode = "replace"\n' + fit)
     assert result.rows[-1]["hot_inflow"] == pytest.approx(exact["hot_inflow"], rel=1e-8)
     assert result.ledger.counts.get("rve/points", 0) == 0
+
+
+def test_a_folder_of_a_polynomial_flux_replaces_conduction(folder):
+    """Its reference value is its own: the RVE beside it takes the same, whatever the initial value."""
+    layers = [f'{{ law = "field-conduction", conductivity = [{k}, {k}] }}' for k in (1.0, 5.0)]
+    text = LAMINATE.format(kinematics="field-conduction", degree=2, macro="", dim=2, first=layers[0], second=layers[1])
+    law = chosen_rve(
+        "laminate", [f"{tag}=field-conduction:{k},{k}" for tag, k in ((1, 1), (2, 5))], fraction=0.25, field=0.5
+    )
+    design = box_design((-0.1, -0.1, -1.0), (1.1, 3.0, 1.0), 40, seed=0)
+    model = fit_polynomial_flux(sample(law, design, comm=WORLD, progress=False), degree=2)
+    if WORLD.rank == 0:
+        save_model(model, folder / "model")
+    exact = run(folder, text + WALL).rows[-1]
+    for section in ('mode = "replace"', 'mode = "alone"'):
+        result = run(folder, text + WALL + f'[closure]\n{section}\nmodel = "model"\n')
+        assert result.rows[-1]["hot_inflow"] == pytest.approx(exact["hot_inflow"], rel=1e-8)
+        assert result.ledger is None or result.ledger.counts.get("rve/points", 0) == 0
 
 
 def test_initial_values_sources_and_inflow(folder):

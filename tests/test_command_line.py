@@ -18,6 +18,7 @@ from coupling.command_line import COMMANDS, app
 from coupling.diagnosis import findings
 from coupling.environment import Package, blas_of
 from surrogates import Dataset, load_model
+from surrogates.loading import load_folder
 
 ROOT = Path(__file__).parents[1]
 BOX = ("--lower", "0.8,0.8,-0.2", "--upper", "1.2,1.2,0.2")
@@ -177,7 +178,7 @@ def test_rve_in_three_dimensions(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nowhere.msh",), "neither a file nor one of fibre, void, sphere, laminate"),
+        (("nowhere.msh",), "neither a file nor one of fibre, void, sphere, laminate, random"),
         (("void", "--material", "1=rubber:1,1"), "no material 'rubber'"),
         (("void", "--material", "1:neo-hookean=1,1"), "TAG=LAW:NUMBERS"),
         (("void", "--material", "1=neo-hookean:-1,1"), "above 0"),
@@ -185,6 +186,8 @@ def test_rve_in_three_dimensions(tmp_path):
         (("void", "--gradient", "1,0,0"), "4 components F11,F12,F21,F22, got 3"),
         (("void", "--gradient", "1,0,0,-1"), "det F > 0"),
         (("void", "--fraction", "0.9"), "fraction must lie between"),
+        (("void", "--count", "3"), "--count shape other cells, but void is generated: leave it out"),
+        (("random", "--dim", "3", "--count", "40", "--fraction", "0.5"), "no place for inclusion"),
         (("void", "--leave-out", "0"), "--leave-out shape other cells, but void is generated: leave it out"),
         (("void", "--material", "1=isotropic:1"), "'1=isotropic:1': takes MU,LAMBDA, got 1 numbers"),
         (("void", "--material", "1=conduction:0"), "K must be above 0"),
@@ -238,6 +241,14 @@ def test_rve_of_a_sphere_in_small_strain():
     tangent = np.array(succeed(*words)["reference_tangent"])
     assert tangent.shape == (6, 6)
     assert 3.5 < tangent[0, 0] < 35 and np.linalg.eigvalsh(tangent).min() > 2.0
+
+
+def test_rve_of_random_spheres():
+    words = ("rve", "random", "--kinematics", "conduction", "--dim", 3, "--count", 3, "--size", 0.3, "--degree", 1)
+    first, same, other = (
+        succeed(*words, "--fraction", 0.15, "--cell-seed", seed, "--json")["reference_tangent"] for seed in (4, 4, 5)
+    )
+    assert np.shape(first) == (3, 3) and first == same != other
 
 
 def test_rve_under_mpirun_tells_once():
@@ -295,7 +306,36 @@ def test_sample_of_a_conductivity_that_depends_on_the_field(tmp_path):
     loaded = Dataset.load(out)
     theta, g = loaded.gradient[:, 0], loaded.gradient[:, 1:]
     np.testing.assert_allclose(loaded.flux, -(1 + theta)[:, None] * [1.8, 5.0] * g, rtol=1e-9, atol=1e-12)
-    assert "polynomial flux" in refuse("train", out, "--out", tmp_path / "model")
+    assert loaded.spec.reference == (1.0, 0.0, 0.0)
+    assert "polynomial flux" in refuse("train", out, "--out", tmp_path / "model", "--family", "network")
+    told = succeed("train", out, "--out", tmp_path / "model", "--degree", 2, "--json")
+    assert told["family"] == "polynomial-flux" and told["hold_out_errors"]["flux_max"] < 1e-9
+    told = succeed("check", tmp_path / "model", "--json", "--figure", tmp_path / "figure.png")
+    assert told["passed"] and "energy_rms" not in told["errors"]["hold-out errors"]
+    checks = {check["name"]: check["explanation"] for check in told["checks"]}
+    for name in ("symmetry", "objectivity", "zero stress at rest", "growth"):
+        assert checks[name].startswith("does not apply")
+    assert "of the conductivity 0.5 of that at mid-range, at (0, " in checks["strong ellipticity"]
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_small_strain_from_samples_to_a_program(tmp_path):
+    pytest.importorskip("dolfinx")
+    data, model, program = (tmp_path / name for name in ("layers.safetensors", "model", "program"))
+    words = ("sample", "laminate", "--size", "0.5", *layers("isotropic:1,1.5", "isotropic:10,15"))
+    box = ("--lower=-0.1,-0.1,-0.1", "--upper", "0.1,0.1,0.1", "--samples", 20)
+    succeed(*words, *box, "--out", data)
+    assert "flux" in succeed("train", data, "--out", model, "--degree", 1)
+    table = succeed("check", model, "--figure", tmp_path / "figure.png")
+    assert "symmetry              │ ✓" in table and "growth                │ –" in table
+    fresh = tmp_path / "fresh.safetensors"
+    succeed(*words, *box, "--seed", 1, "--out", fresh)
+    assert succeed("check", model, "--data", fresh, "--json")["errors"]["errors on fresh data"]["flux_max"] < 1e-9
+    succeed("export", model, "--program", program)
+    strain = np.array([[0.05, 0.0, 0.0]])
+    for kept in (model, program):
+        response = load_folder(kept).evaluate(strain, None, 0.0)
+        assert response.flux[0, 0] == pytest.approx(0.05 / np.mean([1 / 3.5, 1 / 35]))
 
 
 def test_what_sample_refuses(data, tmp_path):

@@ -12,10 +12,12 @@ from coupling.conformance import assert_conforms
 from coupling.contract import Status
 from coupling.errors import ContractError, ModelError
 from coupling.guess import DifferentiablePredictor, Guess, Predictor
+from coupling.ledger import Ledger
 from demos.cook_runs import MATERIALS
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import NeoHookean
 from solver_adapters.rve.meshes import centred_fibre, centred_void
+from solver_adapters.rve.shared_factors import SharedFactors
 from surrogates import Dataset, FieldPredictor, KernelSurrogate, sample, stretch_design
 from surrogates.kernel_interpolation import Interpolant
 
@@ -139,6 +141,24 @@ def test_cold_starts_take_two_iterations_instead_of_four(samples):
     assert guessed.ledger.counts["rve/guesses used"] == n
 
 
+def test_predicted_starts_do_not_fail_where_zero_starts_do():
+    """Far out Newton's method fails from zero, and the path is cut into substeps; not so from predicted fields."""
+    lower, upper, n = (0.6, 0.75, -0.4), (1.4, 1.4, 0.4), 150
+    fine = rve(energy=True)
+    design = stretch_design(lower, upper, 300, seed=0)
+    data = sample(fine, design, comm=MPI.COMM_SELF, fields=fine.fluctuations, progress=False)
+    guessed, usual = rve(predictor=FieldPredictor.of(data)), rve()
+    inner = 0.1 + 0.8 * np.random.default_rng(5).random((n, 3))
+    g = np.array(lower) + inner * (np.array(upper) - lower)
+    rest = usual.initial_state(n)
+    rest[:, 3 + usual.problem.n :] = 0.0  # forget the sensitivity: a zero start
+    answers = [fine.evaluate(g, rest, 0.0) for fine in (guessed, usual)]
+    np.testing.assert_allclose(answers[0].flux, answers[1].flux, rtol=1e-8, atol=1e-10)
+    assert usual.ledger.counts["rve/substeps"] >= 6  # each failure from zero takes two or more
+    assert guessed.ledger.counts.get("rve/substeps", 0) == 0
+    assert guessed.ledger.counts["rve/guesses used"] == n
+
+
 class Wild:
     """Predicts something else than the field."""
 
@@ -179,6 +199,73 @@ def test_wild_guesses_are_refused_and_change_nothing(what):
     np.testing.assert_allclose(swept.flux, exact.flux, atol=1e-8)
 
 
+class Failing:
+    """Raises, has nothing to say, or says something of the wrong size."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def predict(self, known):
+        if self.what == "raises":
+            raise ZeroDivisionError("no field")
+        if self.what == "shape":
+            return Guess(np.zeros((len(known), 5)), np.zeros(len(known), np.int8))
+        return Guess.none(len(known), 0)
+
+    def observe(self, known, found):
+        pass
+
+
+@pytest.mark.parametrize("what", ["raises", "shape", "nothing"])
+def test_predictors_that_fail_change_nothing(what):
+    g, usual, misled = far_stretches(3), rve(), rve(predictor=Failing(what))
+    expected = usual.evaluate(g, usual.initial_state(3), 0.0)
+    if what == "nothing":
+        answer = misled.evaluate(g, misled.initial_state(3), 0.0)
+    else:
+        with pytest.warns(RuntimeWarning, match="Failing failed: (ZeroDivisionError: no field|.*must have shape)"):
+            answer = misled.evaluate(g, misled.initial_state(3), 0.0)
+    np.testing.assert_array_equal(answer.flux, expected.flux)
+    assert misled.ledger.counts.get("rve/predictor faults", 0) == (what != "nothing")
+
+
+class Slopes:
+    """Right fields with wrong sensitivities."""
+
+    def __init__(self, right, what):
+        self.right, self.what = right, what
+
+    def predict(self, known):
+        return self.right.predict(known)
+
+    def sensitivity(self, known):
+        slopes = self.right.sensitivity(known)
+        if self.what == "raises":
+            raise ZeroDivisionError("no slope")
+        wrong = {"zero": np.zeros_like(slopes), "NaN": np.full_like(slopes, np.nan), "shape": slopes[:, :-1]}
+        noise = np.random.default_rng(0).normal(size=slopes.shape)
+        return wrong.get(self.what, slopes + 1e3 * noise)
+
+    def observe(self, known, found):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:Slopes failed")
+@pytest.mark.parametrize("what", ["noise", "zero", "NaN", "shape", "raises"])
+def test_wrong_sensitivities_of_right_fields_spoil_no_flux(samples, what):
+    """The flux is condensed with the sensitivity, whose error must not be taken for that of the field."""
+    n, usual = 20, rve()
+    start = usual.evaluate(far_stretches(n), usual.initial_state(n), 0.0)
+    g = far_stretches(n) + np.random.default_rng(3).uniform(-0.03, 0.03, (n, 3))
+    exact = usual.evaluate(g, start.state, 0.0)
+    for tolerance in (1e-5, 1e-8):
+        misled = rve(predictor=Slopes(FieldPredictor.of(samples), what))
+        swept = misled.sweep(g, start.state, 0.0, tolerance=tolerance, tangent=np.zeros(n, bool))
+        assert misled.ledger.counts["rve/guesses used"] == n
+        assert (swept.status == Status.OK).all() and np.isfinite(swept.state).all()
+        assert (np.linalg.norm(swept.flux - exact.flux, axis=1) <= tolerance).all()
+
+
 @pytest.mark.parametrize("what", ["fibre", "void"])
 def test_sweeps_meet_their_tolerance_and_say_so(what):
     """Fluxes against converged ones, and tangents where they are asked for."""
@@ -203,6 +290,19 @@ def test_sweep_from_sweep_goes_on_where_it_was():
     again = fine.sweep(g + 1e-7, fine.initial_state(4), 0.0, first.state, tolerance=1e-6, tangent=none)
     assert fine.ledger.counts["rve/corrections"] - before == 4
     assert (again.status == Status.OK).all()
+
+
+def test_an_inadmissible_start_leaves_no_factor_behind():
+    """Factors that reach no further than 0.1, one point at rest and another that is folded: the latter gets none."""
+    problem, rest, far = rve().problem, np.array([1.0, 1.0, 0.0]), np.array([1.1, 0.9, 0.1])
+    factors = SharedFactors(problem, rest, Ledger())
+    factors.learn(far[None], np.zeros(1, dtype=np.intp), np.array([2.0]))
+    folded = np.random.default_rng(0).normal(size=problem.n)
+    assert not problem.is_admissible(far, folded)
+    which = factors.cover(np.array([rest, far]), np.array([np.zeros(problem.n), folded]))
+    assert which.tolist() == [0, 0] and len(factors) == 1
+    assert factors.cover(far[None], np.zeros((1, problem.n))).tolist() == [1]
+    assert np.isfinite(factors.solve(np.array([0, 1]), np.ones((2, problem.n)))).all()
 
 
 @pytest.mark.parametrize("boundary", ["periodic", "linear", "uniform"])

@@ -260,6 +260,7 @@ def test_in_float32_only_where_the_card_allows_it(models):
 
 def test_nobody_has_measured_it(models, tmp_path):
     old = load_model(models / "network")
+    assert isinstance(old, EnergySurrogate)
     save_model(EnergySurrogate(old.potential, replace(old.card, float32=None)), tmp_path / "old")
     with pytest.raises(ModelError, match="nobody has measured"):
         load_model(tmp_path / "old", precision="float32")

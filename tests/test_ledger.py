@@ -12,8 +12,10 @@ from mpi4py import MPI
 import pytest
 from rich.console import Console
 
+from coupling import AcceleratedClosure, RangeGate
+from coupling.closed_forms import Conduction
 from coupling.files import write_atomically
-from coupling.ledger import Ledger
+from coupling.ledger import Ledger, ledgers, merged
 
 
 def test_counts_and_phases():
@@ -42,6 +44,21 @@ def test_gathered_counts_are_summed_and_seconds_are_the_slowest_ranks():
     assert all(total.counts[f"only rank {r}"] == 1 for r in range(comm.size))
     assert total.seconds == {"fine": float(comm.size)}
     assert ledger.counts["points"] == 10 + comm.rank
+
+
+@pytest.mark.mpi
+def test_a_merged_ledger_has_the_work_of_each_part_once():
+    """An accelerated closure in front of another one, with one ledger for both, and a surrogate with its own."""
+    comm, shared, own = MPI.COMM_WORLD, Ledger(), Ledger()
+    law = Conduction(1.0)
+    fine, surrogate = (AcceleratedClosure(law, law, gate=RangeGate(), ledger=ledger) for ledger in (shared, own))
+    closure = AcceleratedClosure(fine, surrogate, gate=RangeGate(), ledger=shared)
+    shared.count("calls", 2)
+    own.count("calls")
+    shared.seconds["fine"], own.seconds["fine"] = 2.0, 1.0
+    total = merged(comm, *ledgers(closure))
+    assert total.counts == {"calls": 3 * comm.size}
+    assert total.seconds == {"fine": 3.0}
 
 
 def test_table_and_file(tmp_path):

@@ -1,5 +1,6 @@
 """Meshes that cannot serve as an RVE: each fault has a message that says what, where and what to do."""
 
+import basix
 import meshio
 import numpy as np
 import pytest
@@ -304,12 +305,56 @@ def test_random_inclusions_are_those_of_the_seed():
     assert x[0].shape != x[2].shape or not np.allclose(x[0], x[2])
 
 
+def smallest_determinant(cell):
+    """Of the Jacobian, over a lattice in each cell, relative to the largest in it."""
+    kind = cell.mesh.basix_cell()
+    points = np.asarray(basix.create_lattice(kind, 4, basix.LatticeType.equispaced, True))
+    cells = np.arange(cell.mesh.topology.index_map(cell.mesh.topology.dim).size_local, dtype=np.int32)
+    values = fem.Expression(ufl.JacobianDeterminant(cell.mesh), points).eval(cell.mesh, cells).reshape(len(cells), -1)
+    values *= np.sign(np.median(values, axis=1))[:, None]
+    return (values.min(axis=1) / values.max(axis=1)).min()
+
+
+def test_coarse_curved_cells_do_not_fold():
+    """Eight disks of radius 0.11 in cells of size 0.3: gmsh alone folds some of them."""
+    cell = random_inclusions(size=0.3, order=2)
+    assert smallest_determinant(cell) > 0.0
+    assert cell.fraction(2) == pytest.approx(0.3, rel=1e-2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_spheres_lie_within_the_bounds_of_hashin_and_shtrikman(seed):
+    """κ₁ + c₂/(1/(κ₂ − κ₁) + c₁/3κ₁) ≤ κ ≤ κ₂ + c₁/(1/(κ₁ − κ₂) + c₂/3κ₂) for the mean over the axes; HS 1962.
+
+    On meshes alike on opposite faces, which the periodic RVE checks, and without curved cells that fold over, which
+    would count twice in the volume.
+    """
+    cell = random_inclusions(count=5, fraction=0.25, seed=seed, size=0.15, dim=3, order=2)
+    c2 = cell.fraction(2)
+    assert c2 == pytest.approx(0.25, rel=1e-2)
+    assert volume(cell, 1) + c2 == pytest.approx(1.0, rel=1e-10)
+    kappa = -np.trace(PeriodicRVE(cell, CONDUCTORS, ScalarGradient()).reference.tangent) / 3
+    assert smallest_determinant(cell) > 0.0
+    lower, upper = 1 + c2 / (1 / 9 + (1 - c2) / 3), 10 + (1 - c2) / (-1 / 9 + c2 / 30)
+    assert lower < kappa < upper
+
+
+def test_random_spheres_are_those_of_the_seed():
+    cells = [random_inclusions(count=3, fraction=0.1, seed=seed, size=0.3, dim=3) for seed in (1, 1, 2)]
+    x = [cell.mesh.geometry.x for cell in cells]
+    np.testing.assert_array_equal(x[0], x[1])
+    assert x[0].shape != x[2].shape or not np.allclose(x[0], x[2])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: random_inclusions(count=0), "count must be at least 1, got 0"),
         (lambda: random_inclusions(count=40, fraction=0.7), "no place for inclusion"),
         (lambda: random_inclusions(fraction=0.9), "fraction must lie between 0 and 0.7854"),
+        (lambda: random_inclusions(fraction=0.6, dim=3), "fraction must lie between 0 and 0.5236"),
+        (lambda: random_inclusions(count=30, fraction=0.45, dim=3), "no place for inclusion .* try another seed"),
+        (lambda: random_inclusions(dim=1), "dim must be 2 .* or 3 .*, got 1"),
         (lambda: sphere(fraction=0.6), "fraction must lie between 0 and 0.5236"),
         (lambda: sphere(size=2.0), "size must lie in"),
         (lambda: centred_fibre(order=3), "order must be 1 .* or 2 .*, got 3"),

@@ -51,8 +51,8 @@ def assert_same(first, second):
 def test_round_trip_is_bit_exact(surrogate, tmp_path):
     save_model(surrogate, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
-    for name, array in surrogate.potential.weights.items():
-        np.testing.assert_array_equal(loaded.potential.weights[name], array)
+    for name, array in surrogate.weights.items():
+        np.testing.assert_array_equal(loaded.weights[name], array)
     assert_same(loaded, surrogate)
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["card.json", "weights.safetensors"]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
@@ -161,7 +161,7 @@ def test_loading_while_another_thread_saves(network, folder, replacing):
         except ModelError as error:
             assert replacing == "two renames" and "has no card.json" in str(error)
     saving.join()
-    families = {type(surrogate.potential): surrogate for surrogate in found}
+    families = {surrogate.family: surrogate for surrogate in found}
     assert found and all(surrogate.card in (network.card, polynomial.card) for surrogate in found)
     for surrogate in families.values():
         assert_same(surrogate, network if surrogate.card == network.card else polynomial)

@@ -11,7 +11,7 @@ from dolfinx import fem, mesh
 from coupling import AcceleratedClosure, ClosureSpec, RangeGate
 from coupling.closed_forms import Conduction
 from coupling.contract import Response, Status, check_arguments
-from coupling.errors import ContractError, RemoteRankError
+from coupling.errors import ClosureError, ContractError, RemoteRankError
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.petsc_fd import FaceFlux
@@ -357,18 +357,18 @@ def test_without_a_jacobian_the_matrix_free_newton_method_finds_the_same():
     assert (x - y).norm() < 1e-7
 
 
-def heat_steps(closure, n, steps, dt, after=None):
-    """u_t = −div q on [0, 1] from cos πx by TS, backward Euler; values at the owned nodes."""
+def heat(closure, n, dt):
+    """TS of u_t = −div q on [0, 1], backward Euler; its fluxes; and cos πx, where it starts."""
     da = grid(n)
     fluxes = FaceFlux(da, closure)
 
     def ifunction(ts, t, x, xdot, f):
         f.pointwiseMult(fluxes.volumes, xdot)
-        fluxes.add_divergence(x, f, dt=dt)
+        fluxes.add_divergence(x, f, dt=ts.getTimeStep())
 
     def ijacobian(ts, t, x, xdot, shift, J, P):
         P.zeroEntries()
-        fluxes.add_jacobian(x, P, dt=dt)
+        fluxes.add_jacobian(x, P, dt=ts.getTimeStep())
         P.assemble()
         P.setDiagonal(fluxes.volumes * shift, addv=PETSc.InsertMode.ADD_VALUES)
         P.assemble()
@@ -378,18 +378,24 @@ def heat_steps(closure, n, steps, dt, after=None):
     ts.setIFunction(ifunction, da.createGlobalVec())
     ts.setIJacobian(ijacobian, da.createMatrix())
     ts.setTimeStep(dt)
-    ts.setMaxSteps(steps)
     ts.setMaxTime(1e9)
-    ts.setPostStep(lambda ts: fluxes.commit())
+    ts.setPostStep(fluxes.after_step)
     ts.snes.ksp.setType("preonly")
     ts.snes.ksp.pc.setType("lu")
     ts.snes.ksp.pc.setFactorSolverType("mumps")
     ts.snes.setTolerances(rtol=1e-13, atol=1e-14)
     ts.setFromOptions()
-    x = vector(da, np.cos(np.pi * nodes(da)[:, 0]))
+    return ts, fluxes, vector(da, np.cos(np.pi * nodes(da)[:, 0]))
+
+
+def heat_steps(closure, n, steps, dt, problem=PETSc.TS.ProblemType.NONLINEAR):
+    """Values at the owned nodes after so many steps, and their coordinates."""
+    ts, fluxes, x = heat(closure, n, dt)
+    ts.setProblemType(problem)
+    ts.setMaxSteps(steps)
     ts.solve(x)
     assert ts.getStepNumber() == steps
-    return x.array_r, nodes(da)[:, 0]
+    return x.array_r, nodes(fluxes.da)[:, 0]
 
 
 def test_time_steps_damp_a_discrete_eigenmode_by_the_closed_form():
@@ -401,16 +407,81 @@ def test_time_steps_damp_a_discrete_eigenmode_by_the_closed_form():
     assert np.allclose(values, factor**steps * np.cos(np.pi * x), atol=1e-12)
 
 
-def test_history_is_committed_once_a_time_step():
-    """Cattaneo's law: amplitude of the mode, u' = √λ q, τ q' + q = −κ √λ u with backward Euler, by hand."""
-    n, steps, dt, kappa, tau = 17, 6, 0.02, 1.5, 0.1
-    values, x = heat_steps(Relaxing(tau, kappa), n, steps, dt)
+def amplitudes(law, n, steps):
+    """Cattaneo's law by hand: u and q of the mode, u' = √λ q, τ q' + q = −κ √λ u by backward Euler over these steps."""
     root = 2 * np.sin(np.pi / (n - 1) / 2) * (n - 1)
     u, q = 1.0, 0.0
-    for _ in range(steps):  # q₁ = (τ q₀ + Δt κ √λ u₁)/(τ + Δt), u₁ = u₀ − Δt √λ q₁
-        u = (u - dt * root * tau * q / (tau + dt)) / (1 + dt**2 * kappa * root**2 / (tau + dt))
-        q = (tau * q + dt * kappa * root * u) / (tau + dt)
+    for dt in steps:  # q₁ = (τ q₀ + Δt κ √λ u₁)/(τ + Δt), u₁ = u₀ − Δt √λ q₁
+        u = (u - dt * root * law.tau * q / (law.tau + dt)) / (1 + dt**2 * law.kappa * root**2 / (law.tau + dt))
+        q = (law.tau * q + dt * law.kappa * root * u) / (law.tau + dt)
+    return u, q
+
+
+@pytest.mark.parametrize("problem", ["NONLINEAR", "LINEAR"])
+def test_history_is_committed_once_a_time_step(problem):
+    """LINEAR takes one linear solve, after which TS evaluates nothing at the solution."""
+    n, steps, dt, law = 17, 6, 0.02, Relaxing(0.1, 1.5)
+    values, x = heat_steps(law, n, steps, dt, getattr(PETSc.TS.ProblemType, problem))
+    u, _ = amplitudes(law, n, steps * [dt])
     assert np.allclose(values, u * np.cos(np.pi * x), atol=1e-12)
+
+
+class Impatient(Relaxing):
+    """Fails where the increment is too long, or where the flux was too large at its beginning."""
+
+    def __init__(self, tau, kappa, *, longest=np.inf, largest=np.inf):
+        super().__init__(tau, kappa)
+        self.longest, self.largest = longest, largest
+
+    def evaluate(self, gradient, state, dt, hint=None):
+        response = super().evaluate(gradient, state, dt, hint)
+        response.status[(dt > self.longest) | (np.abs(state[:, 0]) > self.largest)] = Status.NOT_CONVERGED
+        return response
+
+
+def test_rejected_time_steps_leave_no_trace_in_the_history():
+    n, law = 17, Impatient(0.1, 1.5, longest=0.01)
+    ts, fluxes, x = heat(law, n, 0.02)
+    times = [0.0]
+    ts.setMonitor(lambda ts, step, t, u: times.append(t) if step else None)
+    ts.setMaxSteps(8)
+    ts.setMaxSNESFailures(-1)
+    ts.solve(x)
+    assert ts.getStepRejections() + ts.getSNESFailures() > 0
+    assert max(np.diff(times)) <= 0.01
+    u, _ = amplitudes(law, n, np.diff(times))
+    assert np.allclose(x.array_r, u * np.cos(np.pi * nodes(fluxes.da)[:, 0]), atol=1e-12)
+
+
+def test_a_step_that_fails_for_good_leaves_the_committed_state():
+    n, dt, law = 17, 0.02, Impatient(0.1, 1.5, largest=1.0)
+    ts, fluxes, x = heat(law, n, dt)
+    ts.setMaxSNESFailures(1)
+    ts.setErrorIfStepFails(False)
+    ts.setMaxSteps(20)
+    ts.solve(x)
+    assert ts.getConvergedReason() < 0 < ts.getStepNumber()
+    u, q = amplitudes(law, n, ts.getStepNumber() * [dt])
+    assert np.allclose(x.array_r, u * np.cos(np.pi * nodes(fluxes.da)[:, 0]), atol=1e-12)
+    assert np.allclose(fluxes.state[:, 0], q * np.sin(np.pi * fluxes.faces.coordinates[:, 0]), atol=1e-12)
+
+
+def test_a_solution_at_which_points_fail_is_not_accepted():
+    fluxes = FaceFlux(da := grid(9, 9), Failing())
+    with pytest.raises(ContractError, match="has not been evaluated"):
+        fluxes.accept(vector(da, 0.0))
+    fluxes.add_divergence(vector(da, 0.0), da.createGlobalVec())
+    with pytest.raises(ClosureError, match="did not converge"):
+        fluxes.accept(vector(da, nodes(da)[:, 0]))
+
+
+def test_values_that_are_not_numbers_are_no_old_iterate():
+    da = grid(9, 9)
+    fluxes, f = FaceFlux(da, Nonlinear()), da.createGlobalVec()
+    fluxes.add_divergence(vector(da, nodes(da)[:, 0]), f)
+    f.set(0.0)
+    fluxes.add_divergence(vector(da, np.nan), f)
+    assert np.isnan(f.norm())
 
 
 class Failing(Nonlinear):

@@ -67,13 +67,13 @@ def test_polynomial_laws_are_reproduced_exactly():
         exact, ours = closure.evaluate(g, None, 0.0), surrogate.evaluate(g, None, 0.0)
         np.testing.assert_allclose(ours.flux, exact.flux, atol=1e-10 * np.abs(exact.flux).max())
         np.testing.assert_allclose(ours.tangent, exact.tangent, atol=1e-10 * np.abs(exact.tangent).max())
-        assert surrogate.errors.flux_max < 1e-11 and (ours.status == Status.OK).all()
+        assert surrogate.card.errors.flux_max < 1e-11 and (ours.status == Status.OK).all()
 
 
 def test_errors_fall_with_the_degree_at_the_rate_of_chebyshev():
     """κ = 1/θ on (300, 1300) has its pole at x = −1.6: errors fall by 1.6 + √(1.6² − 1) = 2.85 with each degree."""
     data = data_of(Heated(lambda theta: (1 / theta, -1 / theta**2)), *BOX, n=400)
-    errors = [fit_polynomial_flux(data, degree=degree).errors.flux_rms for degree in (3, 5, 7)]
+    errors = [fit_polynomial_flux(data, degree=degree).card.errors.flux_rms for degree in (3, 5, 7)]
     for before, after in zip(errors[:-1], errors[1:], strict=True):
         assert before / after == pytest.approx(2.85**2, rel=0.4)
 
@@ -95,7 +95,7 @@ def test_outside_the_box_the_fine_scale_answers():
     g = np.array([[400.0, 1.0, 2.0], [299.0, 1.0, 2.0], [400.0, np.nan, 0.0]])
     alone = surrogate.evaluate(g, None, 0.0)
     assert alone.status.tolist() == [Status.OK, Status.OUTSIDE_RANGE, Status.INADMISSIBLE]
-    assert np.isinf(alone.uncertainty[1]) and alone.uncertainty[0] == surrogate.errors.flux_max_absolute
+    assert np.isinf(alone.uncertainty[1]) and alone.uncertainty[0] == surrogate.card.errors.flux_max_absolute
     both = closure.evaluate(g[:2], None, 0.0)
     assert both.status.tolist() == [Status.OK, Status.FALLBACK]
     np.testing.assert_array_equal(both.flux[1], fine.evaluate(g[1:2], None, 0.0).flux[0])

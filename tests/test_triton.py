@@ -129,6 +129,28 @@ def test_small_batches_are_the_same(server):
         assert_close(whole.evaluate(GRADIENT, None, 1.0), parts.evaluate(GRADIENT, None, 1.0))
 
 
+def test_memory_is_given_back(server):
+    """By a surrogate that grows, is closed, or is forgotten."""
+    import tritonclient.grpc
+
+    client = tritonclient.grpc.InferenceServerClient(server.address)
+
+    def mapped():
+        return len(client.get_system_shared_memory_status().regions)
+
+    before = mapped()
+    remote = TritonSurrogate("energy", server.address, memory="system")
+    for n in (10, 10_000):
+        remote.evaluate(np.tile(LAW.spec.reference, (n, 1)), None, 1.0)
+        assert mapped() == before + 1
+    remote.close()
+    assert mapped() == before
+    remote.evaluate(GRADIENT, None, 1.0)
+    del remote
+    assert mapped() == before
+    client.close()
+
+
 @pytest.mark.mpi
 def test_every_rank_has_its_own_connection(tmp_path):
     """Uneven loads, a rank without points; then the server is killed, and all ranks take the fine scale together."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -23,6 +23,7 @@ from coupling.serving.kserve_memory import (
 from coupling.serving.kserve_model import Memory, Place, configured_spec, newest, outputs_of
 
 BATCH = 8192
+_GOODBYE = 1.0  # seconds that a server may take to unmap memory
 _LOST = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED", "INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED"}
 _CHANNEL = [
     ("grpc.use_local_subchannel_pool", 1),  # a new channel shall not wait for the next attempt of an old one
@@ -49,6 +50,7 @@ class Connection:
     def __init__(self, place: Place, spec: ClosureSpec | None, batch: int | None, deadline: float) -> None:
         self.place, self._grpc = place, grpc_client()
         self._region: Region | None = None
+        self._lost = False
         tls = {} if place.tls is None else {"ssl": True, **vars(place.tls)}
         self._client = self._grpc.InferenceServerClient(place.address, channel_args=_CHANNEL, **tls)
         self._memory: Memory = place.memory
@@ -76,16 +78,23 @@ class Connection:
         """
         n = len(gradient)
         parts = [slice(start, min(start + self.batch, n)) for start in range(0, n, self.batch)]
-        transfer = self._transfer(gradient, deadline)
-        requests = [{**self._model(), **transfer.tensors(part)} for part in parts]
-        if len(requests) == 1:
-            answers = [self._ask("infer", deadline, **requests[0])]
-        else:
-            answers = self._ask_all(requests, deadline)
+        try:
+            transfer = self._transfer(gradient, deadline)
+            requests = [{**self._model(), **transfer.tensors(part)} for part in parts]
+            if len(requests) == 1:
+                answers = [self._ask("infer", deadline, **requests[0])]
+            else:
+                answers = self._ask_all(requests, deadline)
+        except ServerUnavailableError:
+            self._lost = True
+            raise
         return transfer.results(answers, parts)
 
     def close(self) -> None:
-        """Leave; requests under way are cancelled."""
+        """Leave; requests under way are cancelled. The server unmaps what was shared, unless it is lost."""
+        if self._region is not None and not self._lost:
+            with suppress(ServerError):
+                self._unregister(self._region.name, time.monotonic() + _GOODBYE)
         self._client.close()
         self._client = None  # its own destructor fails where it runs after gRPC's at the end of the process
         self._drop_region()
@@ -121,8 +130,8 @@ class Connection:
         if self._region is not None:
             name = self._region.name
             self._drop_region()
-            self._ask(f"unregister_{self._kind}_shared_memory", deadline, name)
-        region: Region = CudaRegion(size, self.place.device) if self._kind == "cuda" else SystemRegion(size)
+            self._unregister(name, deadline)
+        region: Region = CudaRegion(size, self.place.device) if self._memory == "cuda" else SystemRegion(size)
         try:
             with self._translated(deadline) as options:
                 region.register(self._client, **options)
@@ -134,9 +143,9 @@ class Connection:
         else:
             self._region = region
 
-    @property
-    def _kind(self) -> str:
-        return "cuda" if self._memory == "cuda" else "system"
+    def _unregister(self, name: str, deadline: float) -> None:
+        kind = "cuda" if self._memory == "cuda" else "system"
+        self._ask(f"unregister_{kind}_shared_memory", deadline, name)
 
     def _drop_region(self) -> None:
         if self._region is not None:

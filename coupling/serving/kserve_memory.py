@@ -145,7 +145,7 @@ class MessageTransfer:
         results = {o.name: np.empty((len(self._gradient), *o.shape), o.dtype) for o in self._outputs}
         for output in self._outputs:
             for part, content in zip(parts, contents, strict=True):
-                _check_shape(output, content[output.name].shape, part)
+                _check_shape(output, content[output.name].shape if output.name in content else None, part)
                 results[output.name][part] = content[output.name]
         return results
 

@@ -143,7 +143,7 @@ class TritonSurrogate:
         """The server's results, asked for again after a loss while the time lasts."""
         if self._breaker.open:
             raise ServerUnavailableError(
-                f"the server at {self._place.address} keeps dying, and is not asked for a while"
+                f"the server at {self._place.address} has failed again and again, and is not asked for a while"
             )
         deadline, attempts, (pause, longest) = time.monotonic() + self._timeout, 0, PAUSES
         while True:

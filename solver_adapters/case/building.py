@@ -169,9 +169,6 @@ def _fine_scale(file: CaseFile, dim: int) -> tuple[FineScale | None, Closure | N
     """Makes RVEs, fine closure, surrogate and data set, as far as the case has them."""
     case, closure, surrogate, data = file.case, None, None, None
     fine = None if case.rve is None else FineScale(file, case.rve, dim)
-    if fine is not None and fine.sound and case.closure.mode != "alone":
-        with file.at("rve"):
-            closure = framed(fine.rve())
     if case.closure.fine is not None:
         with file.at("closure", "fine"):
             closure = framed(own_closure(file, case.closure.fine))
@@ -189,6 +186,9 @@ def _fine_scale(file: CaseFile, dim: int) -> tuple[FineScale | None, Closure | N
                 data = named("surrogates.dataset:Dataset").load(file.beside(fit.data))
                 if data.spec.gradient != names:
                     raise ContractError(f"has {', '.join(data.spec.gradient)}, but the problem {', '.join(names)}")
+    if fine is not None and fine.sound and case.closure.mode != "alone":
+        with file.at("rve"):
+            closure = framed(fine.rve(like=surrogate or data))
     return fine, closure, surrogate, data
 
 

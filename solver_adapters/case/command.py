@@ -18,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from coupling.agreement import together
-from coupling.errors import MissingPackageError, TwoscaleError
+from coupling.errors import CaseError, MissingPackageError, TwoscaleError
 from coupling.interrupts import Interrupts
 from coupling.terminal import answer, errors_told
 
@@ -114,7 +114,7 @@ def _run(comm: Any, path: Path, out: Path | None, *, check: bool, as_json: bool)
                 answer(values, [_checked(values)], as_json=as_json)
             return
         folder = out or file.beside(file.case.output.folder or f"{path.stem}-results")
-        together(comm, lambda: folder.mkdir(parents=True, exist_ok=True) if comm.rank == 0 else None)
+        together(comm, lambda: _make(folder) if comm.rank == 0 else None)
         with Progress(console=Console(stderr=True), disable=comm.rank > 0 or not sys.stderr.isatty()) as bar:
             task = bar.add_task(path.stem, total=1.0)
             result = step_case(parts, comm, folder, interrupts, lambda step: bar.update(task, completed=step.load))
@@ -132,6 +132,13 @@ def _run(comm: Any, path: Path, out: Path | None, *, check: bool, as_json: bool)
         raise KeyboardInterrupt(reached)
     if result.error is not None:
         raise result.error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CaseError(f"the folder for results cannot be made: {error}") from error
 
 
 def _checked(values: dict[str, Any]) -> Table:

@@ -112,8 +112,13 @@ class FineScale:
         """Whether nothing is wrong with cell and materials."""
         return self._cell is not None and set(self._materials) == set(np.unique(self._cell.tags.values).tolist())
 
-    def rve(self, *, for_training: bool = False) -> PeriodicRVE:
+    def rve(self, *, for_training: bool = False, like: Any = None) -> PeriodicRVE:
         """An RVE; for training converged and with its energy.
+
+        Args:
+            for_training: whether it is to be sampled.
+            like: surrogate or data set that gives the reference value of a field that the conductivity depends on,
+                which both sides have to share; by default it is the initial value.
 
         Raises:
             MeshError: the cell does not fit the boundary condition, or has no equilibrium.
@@ -122,7 +127,9 @@ class FineScale:
         macro = self._file.case.macro
         training = {"tolerance": 1e-12, "energy": macro.kinematics == "finite-strain"}
         options = self._section.options() | (training if for_training else {})
-        kinematics = FORMULATIONS[macro.kinematics].kinematics(macro.initial)
+        depends = like is not None and macro.kinematics == "field-conduction"
+        reference = float(like.spec.reference[0]) if depends else macro.initial
+        kinematics = FORMULATIONS[macro.kinematics].kinematics(reference)
         try:
             return PeriodicRVE(self._cell, self._materials, kinematics, **options)
         except ClosureError as error:
@@ -202,6 +209,8 @@ def coupled(file: CaseFile, fine: Closure | None, surrogate: Closure | None) -> 
         return fine
     assert surrogate is not None
     gate = RangeGate() if section.tolerance is None else ToleranceGate(section.tolerance)
+    if isinstance(fine, StretchFrame) and isinstance(surrogate, StretchFrame):
+        return StretchFrame(AcceleratedClosure(fine.inner, surrogate.inner, gate=gate, mode=section.mode))
     return AcceleratedClosure(fine, surrogate, gate=gate, mode=section.mode)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from coupling.contract import Array, Closure, Response
 from coupling.errors import TwoscaleError
 from coupling.interrupts import Interrupts
+from coupling.two_level import TwoLevel, two_level
 
 
 class RunInterrupted(TwoscaleError, RuntimeError):
@@ -29,8 +32,33 @@ class Interruptible:
 
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """The inner closure's answer."""
-        try:
-            with self._interrupts.raised():
-                return self.inner.evaluate(gradient, state, dt, hint)
-        except KeyboardInterrupt as error:
-            raise RunInterrupted("interrupted") from error
+        return _answer(self._interrupts, lambda: self.inner.evaluate(gradient, state, dt, hint))
+
+    @property
+    def two_level(self) -> TwoLevel | None:
+        """The inner closure's levels, left in the same way."""
+        levels = two_level(self.inner)
+        return None if levels is None else _InterruptibleLevels(levels, self._interrupts)
+
+
+class _InterruptibleLevels:
+    def __init__(self, levels: TwoLevel, interrupts: Interrupts) -> None:
+        self._levels, self._interrupts = levels, interrupts
+
+    def model(
+        self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, learned: bool
+    ) -> Response:
+        return _answer(self._interrupts, lambda: self._levels.model(gradient, state, dt, hint, learned=learned))
+
+    def sweep(
+        self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, tolerance: float
+    ) -> Response:
+        return _answer(self._interrupts, lambda: self._levels.sweep(gradient, state, dt, hint, tolerance=tolerance))
+
+
+def _answer(interrupts: Interrupts, ask: Callable[[], Response]) -> Response:
+    try:
+        with interrupts.raised():
+            return ask()
+    except KeyboardInterrupt as error:
+        raise RunInterrupted("interrupted") from error

@@ -61,8 +61,8 @@ class CaseFile:
 
     def check(self, comm: Any) -> None:
         """Raise CaseError with all complaints that were kept on this rank, if there are any on one (collective)."""
-        kept = self.complaints or next((k for k in comm.allgather(self.complaints) if k), [])
-        if kept:
+        everyone: list[list[Complaint]] = comm.allgather(self.complaints)
+        if kept := self.complaints or next((found for found in everyone if found), []):
             raise self.error(kept)
 
 

@@ -40,20 +40,22 @@ class Laminate(Generated):
     """of the cell"""
 
 
-class RandomInclusions(Generated):
-    """Equal circular inclusions at random places, periodic across the sides."""
+class RandomInclusions(Section):
+    """Equal disks or spheres at random places, periodic across the faces."""
 
     kind: Literal["random"]
     fraction: Fraction = 0.3
-    """area fraction of the inclusions (tag 2)"""
-    size: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """largest edge of the mesh; the cell's own edge is 1"""
+    """area or volume fraction of the inclusions (tag 2)"""
+    size: Annotated[float, Field(gt=0, le=1)] | None = None
+    """largest edge of the mesh, the cell's own edge being 1; default: 0.05 in 2D, 0.15 in 3D"""
     count: Count = 8
     """number of inclusions"""
     seed: Annotated[int, Field(ge=0)] = 0
     """of their places"""
     gap: Annotated[float, Field(ge=0)] = 0.1
     """least distance of inclusions, relative to their radius"""
+    dim: Literal[2, 3] = 2
+    """2 for disks, 3 for spheres"""
     order: Literal[1, 2] = 1
     """1 for straight, 2 for curved cells"""
 

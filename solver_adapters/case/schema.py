@@ -77,9 +77,9 @@ class Fit(Section):
 class Closure(Section):
     """What answers at the quadrature points."""
 
-    mode: Literal["off", "replace", "alone"] = "off"
-    """off: the RVE; replace: the surrogate, and the RVE where the gate rejects it; alone: the surrogate without any RVE
-    behind it"""
+    mode: Literal["off", "replace", "exact", "alone"] = "off"
+    """off: the RVE; replace: the surrogate, and the RVE where the gate rejects it; exact: the answer of the RVE, found
+    with the surrogate; alone: the surrogate without any RVE behind it"""
     fine: str | None = None
     """module:object, a closure of your own in place of [rve]"""
     model: str | None = None

@@ -8,12 +8,15 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from coupling.errors import ContractError
+from solver_adapters.macro.load_stepping import Solved
 from solver_adapters.petsc_versions import DIVERGED_NAN
 
 REASONS: dict[int, str] = {
     value: name for name, value in vars(PETSc.SNES.ConvergedReason).items() if isinstance(value, int)
 }
 """Names of SNES's converged reasons by number."""
+
+_FACTORS = (PETSc.PC.Type.LU, PETSc.PC.Type.CHOLESKY)
 
 
 def default_options(comm: MPI.Comm) -> dict[str, Any]:
@@ -45,6 +48,15 @@ def check_prefix(prefix: str) -> None:
     """Raise ContractError unless the options prefix is usable."""
     if not isinstance(prefix, str) or len(prefix) < 2 or not prefix.endswith("_") or prefix.startswith("-"):
         raise ContractError(f"petsc_options_prefix must be a name that ends in '_', such as 'cook_', got {prefix!r}")
+
+
+def newton(snes: PETSc.SNES, b: PETSc.Vec | None, x: PETSc.Vec) -> Solved | None:
+    """Solve F(x) = b from x, None where SNES diverged (collective)."""
+    snes.solve(b, x)
+    reason = snes.getConvergedReason()
+    if reason == PETSc.SNES.ConvergedReason.DIVERGED_LINEAR_SOLVE and snes.ksp.pc.getType() in _FACTORS:
+        snes.ksp.pc.reset()  # a factorisation that failed on a singular matrix would go on failing
+    return Solved(snes.getIterationNumber(), REASONS[reason]) if reason > 0 else None
 
 
 class ForceScale:

@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from solver_adapters.fenicsx_rve import PeriodicRVE
     from solver_adapters.rve.unit_cells import UnitCell
 
-GENERATED = {"fibre": "centred_fibre", "void": "centred_void", "sphere": "sphere", "laminate": "laminate"}
+GENERATED = {
+    "fibre": "centred_fibre",
+    "void": "centred_void",
+    "sphere": "sphere",
+    "laminate": "laminate",
+    "random": "random_inclusions",
+}
+SHAPING = {"laminate": ("dim",), "random": ("count", "cell_seed", "dim")}
+"""What shapes a generated cell besides fraction and size."""
 IMAGES = (".npy", ".tif", ".tiff", ".png", ".bmp")
 _SOFT_AND_STIFF = {
     "finite-strain": ("neo-hookean:1,1.5", "neo-hookean:10,15"),
@@ -30,10 +38,14 @@ def chosen_rve(
     boundary: str = "periodic",
     fraction: float | None = None,
     size: float | None = None,
+    count: int | None = None,
+    cell_seed: int | None = None,
+    dim: int | None = None,
     tag_name: str | None = None,
     leave_out: int | None = None,
     degree: int = 2,
     flux_unit: str = "1",
+    field: float = 0.0,
 ) -> PeriodicRVE:
     """The RVE of a cell and materials, with energy where the flux is its derivative.
 
@@ -46,17 +58,22 @@ def chosen_rve(
         boundary: "periodic", "linear" or "uniform".
         fraction: fraction of the second phase of a generated cell.
         size: largest edge length of its mesh.
+        count: number of inclusions of a random cell.
+        cell_seed: of their places.
+        dim: 2 or 3, of a random cell or a laminate.
         tag_name: cell data of a mesh file that tells the materials.
         leave_out: tag of the pixels or voxels of an image that are void.
         degree: of the fluctuation.
         flux_unit: unit of the moduli.
+        field: value of the field in the reference state, where the conductivity depends on it.
 
     Raises:
         MeshError: the mesh cannot be read or is no unit cell for the boundary condition.
         ContractError: a material is none, or the options do not fit the cell or each other.
         MissingPackageError: DOLFINx, meshio or gmsh is not installed.
     """
-    _check_options(cell, {"--fraction": fraction, "--size": size}, {"--tag-name": tag_name}, {"--leave-out": leave_out})
+    generator = {"fraction": fraction, "size": size, "count": count, "cell_seed": cell_seed, "dim": dim}
+    _check_options(cell, generator, {"tag_name": tag_name}, {"leave_out": leave_out})
     words = [_split(text) for text in materials or _default(cell, kinematics or "finite-strain")]
     try:
         from solver_adapters.fenicsx_rve import PeriodicRVE
@@ -70,7 +87,7 @@ def chosen_rve(
         if LAWS[law].kinematics != kinematics:
             raise ContractError(f"{text!r} is a law of {LAWS[law].kinematics}, but the problem is {kinematics}")
     assert kinematics is not None
-    unit_cell = _unit_cell(cell, fraction=fraction, size=size, tag_name=tag_name, leave_out=leave_out)
+    unit_cell = _unit_cell(cell, generator, tag_name=tag_name, leave_out=leave_out)
     built = {}
     for text, tag, law, numbers in words:
         try:
@@ -80,16 +97,16 @@ def chosen_rve(
     options: dict[str, Any] = {"boundary": boundary, "degree": degree, "flux_unit": flux_unit}
     has_energy = kinematics in ("finite-strain", "small-strain")
     try:
-        return PeriodicRVE(unit_cell, built, KINEMATICS[kinematics](), energy=has_energy, **options)
+        return PeriodicRVE(unit_cell, built, KINEMATICS[kinematics](field), energy=has_energy, **options)
     except ClosureError as error:
         raise MeshError(f"{cell}: {error}") from error
 
 
-def _unit_cell(cell: str, *, tag_name: str | None, leave_out: int | None, **generator: Any) -> UnitCell:
+def _unit_cell(cell: str, generator: dict[str, Any], *, tag_name: str | None, leave_out: int | None) -> UnitCell:
     from solver_adapters.rve import meshes, voxels
 
     if cell in GENERATED:
-        given = {key: value for key, value in generator.items() if value is not None}
+        given = {key.removeprefix("cell_"): value for key, value in generator.items() if value is not None}
         generated: UnitCell = getattr(meshes, GENERATED[cell])(**given)
         return generated
     if Path(cell).suffix.lower() in IMAGES:
@@ -109,14 +126,15 @@ def _default(cell: str, kinematics: str) -> Sequence[str]:
 def _check_options(cell: str, generator: dict[str, Any], mesh: dict[str, Any], image: dict[str, Any]) -> None:
     """Refuse options of another kind of cell."""
     if cell in GENERATED:
-        kind, foreign = "is generated", mesh | image
+        kind, own = "is generated", ("fraction", "size", *SHAPING.get(cell, ()))
+        foreign = {name: value for name, value in generator.items() if name not in own} | mesh | image
     elif not Path(cell).is_file():
         raise MeshError(f"{cell} is neither a file nor one of {', '.join(GENERATED)}")
     elif Path(cell).suffix.lower() in IMAGES:
         kind, foreign = "is an image", generator | mesh
     else:
         kind, foreign = "is a mesh file", generator | image
-    if given := [name for name, value in foreign.items() if value is not None]:
+    if given := ["--" + name.replace("_", "-") for name, value in foreign.items() if value is not None]:
         raise ContractError(f"{' and '.join(given)} shape other cells, but {cell} {kind}: leave it out")
 
 

@@ -45,7 +45,7 @@ def rve(
         str,
         typer.Argument(
             metavar="CELL",
-            help="fibre, void, sphere, laminate, a mesh file that meshio reads, or an image (.npy, .tif, .png)",
+            help="fibre, void, sphere, laminate, random, a mesh file that meshio reads, or an image (.npy, .tif, .png)",
             autocompletion=cells_and_files,
         ),
     ],
@@ -60,8 +60,11 @@ def rve(
         Kinematics | None, typer.Option(help="default: that of the materials", show_default=False)
     ] = None,
     boundary: Annotated[Boundary, typer.Option(help="condition on the faces of the cell")] = Boundary.periodic,
-    fraction: Annotated[float | None, typer.Option(help="of the inclusion of a generated cell")] = None,
-    size: Annotated[float | None, typer.Option(help="largest edge of its mesh; default 0.1")] = None,
+    fraction: Annotated[float | None, typer.Option(help="of the inclusions of a generated cell")] = None,
+    size: Annotated[float | None, typer.Option(help="largest edge of its mesh; default 0.05 to 0.2")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="of the inclusions of a random cell; default 8")] = None,
+    cell_seed: Annotated[int | None, typer.Option(min=0, help="of their places; default 0")] = None,
+    dim: Annotated[int | None, typer.Option(min=2, max=3, help="of a random cell or laminate; default 2")] = None,
     tag_name: Annotated[str | None, typer.Option(help="cell data of a mesh file that tells the materials")] = None,
     leave_out: Annotated[int | None, typer.Option(metavar="TAG", help="void pixels or voxels of an image")] = None,
     degree: Annotated[int, typer.Option(min=1, max=4, help="of the fluctuation field")] = 2,
@@ -91,6 +94,8 @@ def rve(
 
     twoscale rve void --fraction 0.3 --gradient 1.1,0.2,0,0.95 --picture void.png
 
+    twoscale rve random --dim 3 --count 6 --fraction 0.2 --kinematics conduction
+
     twoscale rve scan.tif --material 0=conduction:0.2 --material 1=conduction:50 --boundary linear
 
     twoscale rve cell.msh --material 1=neo-hookean:1,1.5 --material 2=neo-hookean:20,30 --json
@@ -105,6 +110,9 @@ def rve(
             boundary=str(boundary),
             fraction=fraction,
             size=size,
+            count=count,
+            cell_seed=cell_seed,
+            dim=dim,
             tag_name=tag_name,
             leave_out=leave_out,
             degree=degree,

@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from coupling.errors import MeshError, MissingPackageError
 from solver_adapters.rve.unit_cells import UnitCell, read_unit_cell
 
 Geometry = Callable[[Any], dict[int, list[int]]]
+_EDGES = {2: [[0, 1], [1, 2], [2, 0]], 3: [[0, 1], [1, 2], [2, 0], [3, 0], [2, 3], [1, 3]]}
+"""Vertices on either side of the middle nodes of gmsh's curved triangles and tetrahedra."""
+_NEARLY_STRAIGHT = 1e-2
+_FOLDED = 0.02  # least ratio of Jacobian determinants in a curved cell
 
 
 def generate(geometry: Geometry, size: float, description: dict[str, Any], *, dim: int = 2, order: int = 1) -> UnitCell:
@@ -44,7 +49,9 @@ def generate(geometry: Geometry, size: float, description: dict[str, Any], *, di
         gmsh.option.setNumber("Mesh.MeshSizeMin", size)
         gmsh.option.setNumber("Mesh.MeshSizeMax", size)
         gmsh.model.mesh.generate(dim)
-        gmsh.model.mesh.setOrder(order)
+        if order == 2:
+            gmsh.model.mesh.setOrder(2)
+            _flatten(gmsh.model.mesh, dim)
         file = str(Path(folder) / "cell.msh")
         gmsh.write(file)
         cell = read_unit_cell(file)
@@ -74,6 +81,34 @@ def _gmsh_model() -> Iterator[Any]:
             gmsh.finalize()
         elif previous:
             gmsh.model.setCurrent(previous)
+
+
+def _flatten(mesh: Any, dim: int) -> None:
+    """Lower the curvature of cells that fold over, as those do which are coarse for an inclusion, until none does.
+
+    Cells share edges, and faces have images on the opposite side: what is done for one cell is done for all. (The
+    optimisers of gmsh give up on some meshes, and do not keep faces alike.)
+    """
+    cells, nodes = mesh.getElementsByType(mesh.getElementType("triangle" if dim == 2 else "tetrahedron", 2))
+    numbers, x, _ = mesh.getNodes()
+    order = np.argsort(numbers)
+    numbers, x = numbers[order], x.reshape(-1, 3)[order]
+    index = np.searchsorted(numbers, nodes).reshape(len(cells), -1)
+    middles, first = np.unique(index[:, dim + 1 :], return_index=True)
+    straight = x[index[:, _EDGES[dim]].reshape(-1, 2)[first]].mean(axis=1)
+    images = cKDTree((x[middles] % 1.0) % 1.0, boxsize=1.0)
+    curvature = np.ones(len(middles))
+    while True:
+        least, most = (mesh.getElementQualities(cells, f"{extreme}DetJac") for extreme in ("min", "max"))
+        folded = np.unique(np.searchsorted(middles, index[least < _FOLDED * most, dim + 1 :]))
+        folded = folded[curvature[folded] > 0.0]
+        if not folded.size:
+            return
+        alike = np.unique(np.concatenate(images.query_ball_point(images.data[folded], 1e-7))).astype(int)
+        curvature[alike] *= np.where(curvature[alike] > _NEARLY_STRAIGHT, 0.8, 0.0)
+        for i in alike:
+            place = straight[i] + curvature[i] * (x[middles[i]] - straight[i])
+            mesh.setNode(int(numbers[middles[i]]), place, [])
 
 
 def _make_periodic(model: Any, dim: int) -> None:

@@ -11,12 +11,13 @@ from solver_adapters.rve import energies
 from solver_adapters.rve.energies import Energy
 from solver_adapters.rve.kinematics import Kinematics, ScalarField, ScalarGradient, SmallStrain, Stretch
 
-KINEMATICS: dict[str, Callable[[], Kinematics]] = {
-    "finite-strain": Stretch,
-    "small-strain": SmallStrain,
-    "conduction": ScalarGradient,
+KINEMATICS: dict[str, Callable[[float], Kinematics]] = {
+    "finite-strain": lambda field: Stretch(),
+    "small-strain": lambda field: SmallStrain(),
+    "conduction": lambda field: ScalarGradient(),
     "field-conduction": ScalarField,
 }
+"""Kinematics by name, from the field's value in the reference state."""
 
 
 @dataclass(frozen=True)

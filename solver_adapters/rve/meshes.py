@@ -7,6 +7,7 @@ Meshes of your own come through :func:`solver_adapters.rve.unit_cells.read_unit_
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -94,19 +95,27 @@ def laminate(*, fraction: float = 0.5, size: float = 0.1, dim: int = 2) -> UnitC
 
 
 def random_inclusions(
-    *, count: int = 8, fraction: float = 0.3, seed: int = 0, size: float = 0.05, gap: float = 0.1, order: int = 1
+    *,
+    count: int = 8,
+    fraction: float = 0.3,
+    seed: int = 0,
+    size: float | None = None,
+    gap: float = 0.1,
+    dim: int = 2,
+    order: int = 1,
 ) -> UnitCell:
-    """Unit square with equal circular inclusions (tag 2) at random places, periodic across its sides.
+    """Unit square with equal disks, or unit cube with equal spheres (tag 2), at random places, periodic across faces.
 
     Centres are drawn one after the other and kept where they overlap none before (random sequential adsorption, which
-    reaches fractions of about 0.5).
+    reaches fractions of about 0.5 with many disks and 0.35 with many spheres, less with a gap).
 
     Args:
         count: number of inclusions.
-        fraction: their area fraction.
+        fraction: their area or volume fraction.
         seed: of the places; the same seed gives the same cell.
-        size: largest edge length.
-        gap: least distance between inclusions, and to or beyond sides and corners, relative to their radius.
+        size: largest edge length; None takes 0.05 in 2D, 0.15 in 3D.
+        gap: least distance between inclusions, and to or beyond faces, edges and corners, relative to their radius.
+        dim: 2 or 3.
         order: 1 for straight cells, 2 for curved ones.
 
     Raises:
@@ -114,18 +123,22 @@ def random_inclusions(
     """
     if count < 1:
         raise MeshError(f"count must be at least 1, got {count}")
-    _check_fraction(fraction, np.pi / 4)
-    radius = float(np.sqrt(fraction / (np.pi * count)))
-    centres = _adsorb(count, radius, gap * radius, np.random.default_rng(seed))
+    if dim not in (2, 3):
+        raise MeshError(f"dim must be 2 (disks) or 3 (spheres), got {dim}")
+    size = size or {2: 0.05, 3: 0.15}[dim]
+    _check_fraction(fraction, {2: np.pi / 4, 3: np.pi / 6}[dim])
+    radius = float((fraction / count / {2: np.pi, 3: 4 * np.pi / 3}[dim]) ** (1 / dim))
+    centres = _adsorb(count, dim, radius, gap * radius, np.random.default_rng(seed))
 
     def geometry(occ: Any) -> dict[int, list[int]]:
-        square = occ.addRectangle(0, 0, 0, 1, 1)
-        disks = [(2, occ.addDisk(x, y, 0, radius, radius)) for x, y in _images(centres, radius)]
-        inside, _ = occ.intersect(disks, [(2, square)], removeTool=False)
-        return _matrix_and_inclusions(occ, 2, square, [tag for _, tag in inside])
+        box = occ.addRectangle(0, 0, 0, 1, 1) if dim == 2 else occ.addBox(0, 0, 0, 1, 1, 1)
+        images = _images(centres, radius)
+        whole = [occ.addDisk(*c, 0, radius, radius) if dim == 2 else occ.addSphere(*c, radius) for c in images]
+        inside, _ = occ.intersect([(dim, tag) for tag in whole], [(dim, box)], removeTool=False)
+        return _matrix_and_inclusions(occ, dim, box, [tag for _, tag in inside])
 
     description = {"kind": "random inclusions", "count": count, "fraction": fraction, "seed": seed, "size": size}
-    return generate(geometry, size, description, order=order)
+    return generate(geometry, size, description | ({"dim": 3} if dim == 3 else {}), dim=dim, order=order)
 
 
 def _matrix_and_inclusions(occ: Any, dim: int, box: int, inclusions: list[int]) -> dict[int, list[int]]:
@@ -134,35 +147,37 @@ def _matrix_and_inclusions(occ: Any, dim: int, box: int, inclusions: list[int]) 
     return {MATRIX: [tag for _, tag in parts if tag not in filled], INCLUSION: filled}
 
 
-def _adsorb(count: int, radius: float, gap: float, rng: np.random.Generator) -> Array:
-    """Centres (count, 2) of disks in the periodic unit square that keep their distance."""
-    centres: Array = np.empty((0, 2))
+def _adsorb(count: int, dim: int, radius: float, gap: float, rng: np.random.Generator) -> Array:
+    """Centres (count, d) of disks or spheres in the periodic unit square or cube that keep their distance."""
+    centres: Array = np.empty((0, dim))
     for _ in range(_ATTEMPTS):
-        trial = rng.uniform(size=2)
+        trial = rng.uniform(size=dim)
         apart = trial - centres
         apart -= np.round(apart)
-        if (np.hypot(*apart.T) < 2 * radius + gap).any() or _grazes(trial, radius, gap):
+        if (np.linalg.norm(apart, axis=1) < 2 * radius + gap).any() or _grazes(trial, radius, gap):
             continue
         centres = np.vstack([centres, trial])
         if len(centres) == count:
             return centres
     raise MeshError(
         f"no place for inclusion {len(centres) + 1} of {count} of radius {radius:.3g} after {_ATTEMPTS} attempts: "
-        "lower the fraction or the gap"
+        "lower the fraction or the gap, or try another seed"
     )
 
 
 def _grazes(centre: Array, radius: float, gap: float) -> bool:
-    """Whether a disk nearly touches a side or a corner of the unit square, where thin cells would arise."""
-    sides = np.concatenate([centre, 1 - centre])
-    corners = np.hypot(*(centre - np.array([[0, 0], [0, 1], [1, 0], [1, 1]])).T)
-    return bool((np.abs(np.concatenate([sides, corners]) - radius) < gap).any())
+    """Whether an inclusion nearly touches a face, an edge or a corner of the cell, where thin elements would arise."""
+    to_faces = np.stack([centre, 1 - centre])
+    away = np.zeros(1)
+    for squares in (to_faces**2).T:
+        away = np.add.outer(np.append(squares, 0.0), away).ravel()
+    return bool((np.abs(np.sqrt(away[away > 0]) - radius) < gap).any())
 
 
 def _images(centres: Array, radius: float) -> Array:
-    """Centres of all disks that meet the unit square, periodic images included."""
-    shifts = np.array([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)])
-    images = (centres[:, None] + shifts).reshape(-1, 2)
+    """Centres of all inclusions that meet the unit square or cube, periodic images included."""
+    shifts = np.array(list(itertools.product((-1, 0, 1), repeat=centres.shape[1])))
+    images = (centres[:, None] + shifts).reshape(-1, centres.shape[1])
     outside = np.linalg.norm(images - np.clip(images, 0, 1), axis=1)
     return np.asarray(images[outside < radius])
 

@@ -55,12 +55,14 @@ class Start:
         fluctuation: (n, N), w.
         sensitivity: (n, N, k), S.
         step: (n,), |g − g₀| from the state in which w was an equilibrium.
+        error: (n,), error of S relative to |S| where w is a guess, NaN where it is w₀ + S (g − g₀).
     """
 
     gradient: Array
     fluctuation: Array
     sensitivity: Array
     step: Array
+    error: Array
 
 
 def modified_newton(
@@ -69,7 +71,8 @@ def modified_newton(
     """Iterate until the estimated error of each flux is below ``tolerance`` times ``scale``.
 
     In units of strain the error of w is d = √(r·M⁻¹r/(|Y| scale)). The predictor w₀ + S (g − g₀) starts with d = d₀, of
-    which S errs by about d₀/|g − g₀| in that direction; the estimate is five times that times d, plus d².
+    which S errs by about d₀/|g − g₀| in that direction; the estimate is five times that times d, plus d². A guessed w
+    says nothing of S: there it is five times the error of S that is given.
 
     Args:
         problem: the RVE problem.
@@ -95,7 +98,8 @@ def modified_newton(
         if iteration == 0:
             defect = np.full(n, _LARGEST_DEFECT)
             with np.errstate(divide="ignore", invalid="ignore"):
-                defect[active] = np.fmin(_LARGEST_DEFECT, 5.0 * size / start.step[active])
+                told = np.where(np.isnan(start.error[active]), size / start.step[active], start.error[active])
+            defect[active] = np.fmin(_LARGEST_DEFECT, 5.0 * told)
         rate = size / size_before[active]
         if iteration == 1:
             factors.learn(g[active], which[active], rate)

@@ -59,13 +59,16 @@ class SharedFactors:
     def cover(self, gradient: Array, fluctuation: Array) -> NDArray[np.intp]:
         """Index (n,) of the factor for each point with gradient (n, k) and fluctuation (n, N), near enough for all.
 
-        Raises:
-            ArithmeticError: the stiffness at one of the states cannot be factorised.
+        Where the stiffness of a point cannot be factorised, the factors of others have to serve it.
         """
         nearest, distance = self._nearest(gradient)
         while len(self) < _MOST and self._slope * distance.max(initial=0.0) > _RATE and not self.problem.constant:
             furthest = int(distance.argmax())
-            self._add(gradient[furthest], fluctuation[furthest])
+            try:
+                self._add(gradient[furthest], fluctuation[furthest])
+            except ArithmeticError:
+                distance[furthest] = 0.0
+                continue
             closer = np.linalg.norm(gradient - self._states[-1], axis=1)
             nearest = np.where(closer < distance, len(self) - 1, nearest)
             distance = np.minimum(closer, distance)
@@ -100,6 +103,8 @@ class SharedFactors:
         self.ledger.count("rve/factorisations")
         if not factor.factorise():
             self.ledger.count("rve/LU factorisations")
+        if not np.isfinite(factor.solve_rows(np.ones((1, self.problem.n)))).all():
+            raise ArithmeticError("the RVE's stiffness matrix is not finite")  # LU does not always say so
         self._factors.append(factor)
         self._states = np.vstack([self._states, gradient])
         border = self.problem.border

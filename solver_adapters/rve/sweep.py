@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coupling.contract import Array
-from coupling.guess import DifferentiablePredictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor, refined
@@ -67,8 +66,8 @@ class Sweep:
         """
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
-        w = self._starts(gradient, memory)
-        start = Start(gradient, w, memory.sensitivity, length)
+        w, error = self._starts(gradient, memory)
+        start = Start(gradient, w, memory.sensitivity, length, error)
         found = modified_newton(
             self.problem,
             self.factors,
@@ -89,15 +88,17 @@ class Sweep:
                 tangents[i], memory.sensitivity[i] = solved
         return Swept(found.flux, tangents, found.error)
 
-    def _starts(self, gradient: Array, memory: Memory) -> Array:
-        """Where the iterations start; the sensitivity of a point that starts from a guess is the predictor's."""
+    def _starts(self, gradient: Array, memory: Memory) -> tuple[Array, Array]:
+        """Where the iterations start, with the errors of the sensitivities of points that start from a guess."""
+        error = np.full(len(gradient), np.nan)
         if self.guesses is None:
-            return memory.carried(gradient)
+            return memory.carried(gradient), error
         start, guessed = self.guesses.starts(gradient, memory)
-        predictor = self.guesses.predictor
-        if isinstance(predictor, DifferentiablePredictor) and guessed.any():
-            memory.sensitivity[guessed] = predictor.sensitivity(gradient[guessed])
-        return start
+        if guessed.any():
+            there = Memory(memory.gradient[guessed], memory.fluctuation[guessed], memory.sensitivity[guessed])
+            found = self.guesses.sensitivities(gradient[guessed], start[guessed], there)
+            memory.sensitivity[guessed], error[guessed] = found
+        return start, error
 
     def _respond(self, gradient: Array, fluctuation: Array, which: int) -> tuple[Array, Array] | None:
         """Condensed tangent (m, k) and sensitivity (N, k), None where the shared factor is too far away."""

@@ -1,4 +1,4 @@
-"""Timing for benchmarks: interleaved repetitions, medians, a table and a JSON file."""
+"""Timing for benchmarks: interleaved repetitions, medians, tables, goals and a JSON file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from coupling.files import write_atomically
@@ -32,10 +33,34 @@ def interleaved(tasks: Mapping[str, Callable[[], Any]], *, repeats: int, calls: 
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table."""
-    table = Table(*columns, title=title)
+    table = Table(*map(escape, columns), title=title)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(width=120).print(table)
+
+
+def with_goals(
+    reached: Mapping[str, float],
+    *,
+    at_most: Mapping[str, float] | None = None,
+    at_least: Mapping[str, float] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Each goal with what was reached of that name and whether it is met."""
+    goals: dict[str, dict[str, Any]] = {}
+    for name, goal in (at_most or {}).items():
+        goals[name] = {"goal": goal, "sense": "≤", "reached": reached[name], "met": reached[name] <= goal}
+    for name, goal in (at_least or {}).items():
+        goals[name] = {"goal": goal, "sense": "≥", "reached": reached[name], "met": reached[name] >= goal}
+    return goals
+
+
+def show_goals(title: str, goals: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what :func:`with_goals` returned."""
+    rows = [
+        [name, f"{g['reached']:.3g}", f"{g['sense']} {g['goal']:g}", "met" if g["met"] else "MISSED"]
+        for name, g in goals.items()
+    ]
+    show(f"{title}: goals", ["", "measured", "goal", ""], rows)
 
 
 def write_json(path: Path | None, result: Mapping[str, Any]) -> None:

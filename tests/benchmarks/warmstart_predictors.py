@@ -1,6 +1,4 @@
-"""Starts of a nonlinear solve, all to the same final tolerance: what each costs in iterations and in time.
-
-./run bench predictors [--json PATH]
+"""Starts of a nonlinear solve without RVEs, all to the same final tolerance: what each costs in iterations and time.
 
 A hyperelastic bar, twisted and compressed in equal steps, for two materials, with GMRES inside Newton's method.
 Compared are starts from the last solution, extrapolation, the last tangent, projection onto and interpolation of the
@@ -11,12 +9,11 @@ control.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 from mpi4py import MPI
 
@@ -29,7 +26,7 @@ from demos.demo_warm_start_snes import Bar
 from solver_adapters.petsc_options import options_database
 from solver_adapters.petsc_snes import warm_start
 from surrogates.state_network import Run, train_state_network
-from tests.benchmarks.timing import show, write_json
+from tests.benchmarks.timing import show
 
 EARLIER, NEW = (0.20, 0.30, 0.40), (0.25, 0.35)
 SOLVER = {"ksp_type": "gmres", "ksp_gmres_restart": 200, "pc_type": "ilu", "ksp_rtol": 1e-8}
@@ -146,16 +143,10 @@ def ratios(costs: dict[str, Cost], compared: dict[str, Variant]) -> dict[str, di
     return {name: {m: v / best[m] for m, v in asdict(cost).items()} for name, cost in costs.items()}
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=Path("results/bench_predictors.json"), help="result as JSON")
-    parser.add_argument("--cells", type=int, default=2, help="hexahedra across the bar (default 2)")
-    parser.add_argument("--steps", type=int, default=12, help="load steps (default 12)")
-    parser.add_argument("--repeats", type=int, default=2, help="interleaved repetitions (default 2)")
-    args = parser.parse_args()
-    costs, compared, training = measure(args.cells, args.steps, args.repeats)
-    relative = ratios(costs, compared)
+def show_predictors(
+    costs: dict[str, Cost], relative: dict[str, dict[str, float]], solves: int, training: float
+) -> None:
+    """Print the table."""
     rows = [
         [
             name,
@@ -165,14 +156,17 @@ def main() -> None:
         for name, cost in costs.items()
     ]
     show(
-        f"{len(NEW) * args.steps} solves to the same tolerance (ratio to the best without training); "
+        f"A bar: {solves} solves to the same tolerance (ratio to the best without training); "
         f"the network was trained in {training:.1f} s",
         ["start", "Newton iterations", "linear iterations", "time"],
         rows,
     )
+
+
+def compare_predictors(cells: int, steps: int, repeats: int) -> dict[str, Any]:
+    """Measure, print, and return the result for JSON."""
+    costs, compared, training = measure(cells, steps, repeats)
+    relative = ratios(costs, compared)
+    show_predictors(costs, relative, len(NEW) * steps, training)
     result = {name: asdict(cost) | {"ratios": relative[name]} for name, cost in costs.items()}
-    write_json(args.json, {"benchmark": "predictors", "training seconds": training, "results": result})
-
-
-if __name__ == "__main__":
-    main()
+    return {"training seconds": training, "variants": result}

@@ -1,0 +1,275 @@
+"""The exact mode in any petsc4py SNES or TS: the classical answer, found by models and exact sweeps.
+
+    exact = ExactSNES(snes, [fluxes])
+    exact.solve(b, x)                    # in place of snes.solve(b, x)
+
+    exact_time_steps(ts, [fluxes])       # before ts.solve(u)
+
+The residual and the Jacobian of the SNES, or of the TS, call closures by :class:`solver_adapters.petsc_fd.FaceFlux`.
+Where those are accelerated ones in exact mode, Newton's method runs with their models, and exact sweeps in between
+tell how good its solution is (:mod:`solver_adapters.macro.exact_newton`). The residual that decides is the swept one,
+and it meets the tolerance that a classical run would have to meet from the same start, max(atol, rtol ‖F(x₀)‖). Where
+that does not succeed, and for all other closures, it is the classical run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from petsc4py import PETSc
+
+import numpy as np
+
+from coupling.contract import Array
+from coupling.errors import ContractError
+from coupling.ledger import Ledger
+from coupling.two_level import two_level
+from solver_adapters.level import EVALUATE, Level
+from solver_adapters.macro.evaluation import measure_magnitudes
+from solver_adapters.macro.exact_newton import ExactNewton, Measured
+from solver_adapters.macro.load_stepping import Solved
+from solver_adapters.macro.snes import newton
+from solver_adapters.petsc_fd import FaceFlux
+from solver_adapters.warm_starts.vectors import owned, set_owned
+
+_START = 1e-3  # of the residual at the start is the error that it is swept with
+_INNER = 0.5  # of the tolerance is left to iterations with the model; the other half is that of the last fluxes
+
+
+class ExactSNES:
+    """Solves with a SNES, at two levels where closures have them.
+
+    Options, line search, linear solver and monitors stay those of the SNES; monitors see the iterations with models. An
+    initial guess function is asked once, at the start. A SNES with a convergence test of its own in Python is solved
+    classically, as what it tests is not known.
+
+    After :meth:`solve`, reason, function norm and number of iterations (all of them together) are in the SNES as ever,
+    and the fluxes hold what was swept at the solution: accept it as after any solve (``fluxes.accept(x)``).
+
+    Ledger, on rank 0: counts ``macro/iterations``, ``macro/exact sweeps``, ``macro/models refused``,
+    ``macro/classical solves`` (of closures with two levels).
+
+    Args:
+        snes: the solver, with its function and Jacobian set.
+        fluxes: all fluxes that these evaluate.
+        ledger: where counts are entered, by default that of the first flux.
+
+    Raises:
+        ContractError: no fluxes.
+    """
+
+    def __init__(self, snes: PETSc.SNES, fluxes: Sequence[FaceFlux], *, ledger: Ledger | None = None) -> None:
+        if not fluxes:
+            raise ContractError("the exact mode needs the fluxes that the residual evaluates, got none")
+        self.snes, self.fluxes = snes, list(fluxes)
+        self.ledger = fluxes[0].ledger if ledger is None else ledger
+        self._has_levels = any(two_level(flux.closure) is not None for flux in fluxes)
+        self._newton = ExactNewton()
+
+    def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
+        """Solve F(x) = b from x; as with ``snes.solve``, the SNES tells how it ended (collective).
+
+        Raises:
+            petsc4py.PETSc.Error: what a residual, a Jacobian or a closure raised, on all ranks; also where the SNES did
+                not converge and raises errors in that case.
+        """
+        if not self._has_levels or self.snes.getConvergenceTest() is not None:
+            self.snes.solve(b, x)
+            return
+        start, problem = owned(x), _Problem(self, b, x)
+        with _borrowed(self.snes, x), self._levels():
+            solved = self._newton.solve(problem) if problem.begin() else None
+        if solved is not None:
+            reason = PETSc.SNES.ConvergedReason
+            small = problem.norm <= self.snes.getTolerances()[1]
+            self.snes.setConvergedReason(reason.CONVERGED_FNORM_ABS if small else reason.CONVERGED_FNORM_RELATIVE)
+            self.snes.setIterationNumber(solved.iterations)
+            self.snes.setFunctionNorm(problem.norm)
+            return
+        problem.count("macro/classical solves")
+        for flux in self.fluxes:
+            flux.discard()
+        set_owned(x, start)
+        self.snes.solve(b, x)
+
+    @contextmanager
+    def _levels(self) -> Iterator[None]:
+        """Whatever happens, the fluxes are asked in full afterwards."""
+        try:
+            yield
+        finally:
+            for flux in self.fluxes:
+                flux.level = EVALUATE
+
+
+def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger | None = None) -> ExactSNES:
+    """Let the stages of an implicit TS be solved as by :class:`ExactSNES` from now on (collective).
+
+    The SNES of the TS becomes one of type "python" around an inner SNES of its former type, with its options, options
+    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one; as
+    they evaluate residuals in full to compare starts, they cost more than the few sweeps of a step.
+
+    Args:
+        ts: the time stepper, with IFunction and IJacobian set.
+        fluxes: all fluxes that these evaluate.
+        ledger: where counts are entered, by default that of the first flux.
+
+    Returns:
+        The exact mode of the inner SNES.
+    """
+    outer = ts.getSNES()
+    inner = PETSc.SNES().create(outer.getComm())
+    inner.setOptionsPrefix(outer.getOptionsPrefix())
+    inner.setType(outer.getType() or PETSc.SNES.Type.NEWTONLS)
+    (r, *_), (J, P, *_) = outer.getFunction(), outer.getJacobian()
+    inner.setFunction(lambda _, x, f: outer.computeFunction(x, f), r.duplicate())
+    inner.setJacobian(lambda _, x, J, P: outer.computeJacobian(x, J, P), J, P)
+    inner.setKSP(outer.getKSP())
+    inner.setFromOptions()
+    exact = ExactSNES(inner, fluxes, ledger=ledger)
+    outer.setType(PETSc.SNES.Type.PYTHON)
+    outer.setPythonContext(_Stages(exact))
+    return exact
+
+
+class _Stages:
+    """Context of the SNES of a TS: each solve is the exact mode's, to the tolerances of the outer SNES."""
+
+    def __init__(self, exact: ExactSNES) -> None:
+        self.exact = exact
+
+    def solve(self, outer: PETSc.SNES, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
+        """Solve a stage; the outer function has b in it."""
+        inner = self.exact.snes
+        inner.setTolerances(*outer.getTolerances())
+        inner.setDivergenceTolerance(outer.getDivergenceTolerance())
+        self.exact.solve(None, x)
+        outer.setConvergedReason(inner.getConvergedReason())
+        outer.setIterationNumber(inner.getIterationNumber())
+        outer.setFunctionNorm(inner.getFunctionNorm())
+        outer.monitor(inner.getIterationNumber(), inner.getFunctionNorm())
+
+
+class _Problem:
+    """One solve, as :class:`solver_adapters.macro.exact_newton.TwoLevelProblem`.
+
+    Tolerances of sweeps are relative to the scale of the residual, whatever the user's code makes of the fluxes there:
+    the magnitude of each flux is made such that errors as large as it, independent of each other, change the residual
+    by the scale. That is the residual at the start, or what all of the flux would change where that is more (rows of
+    Dirichlet conditions alone may differ from zero at the start, by little).
+    """
+
+    def __init__(self, exact: ExactSNES, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
+        self._snes, self._fluxes, self._ledger = exact.snes, exact.fluxes, exact.ledger
+        self._b, self._x, self._r = b, x, x.duplicate()
+        self._comm = exact.snes.getComm().tompi4py()
+        self._tolerances = exact.snes.getTolerances()
+        self._start: Array = np.empty(0)
+        self._scale = self._target = 0.0
+        self.norm = np.nan
+
+    def begin(self) -> bool:
+        """Measure what there is at the start; whether there is something to solve at two levels."""
+        self._start = owned(self._x)
+        modelled = self._residual(Level(learned=False))
+        whole = self._weight_of_fluxes() if np.isfinite(modelled) else 0.0
+        if not (modelled > 0.0 and whole > 0.0):
+            return False
+        self._magnify(modelled / whole)
+        swept = self._residual(Level(tolerance=_START))
+        least = swept - _START * modelled  # of what an exact evaluation would have found
+        rtol, atol, *_ = self._tolerances
+        self._scale, self._target = max(swept, whole), max(atol, rtol * least)
+        self._magnify(self._scale / modelled)
+        self._forget()  # models are judged by their increments, of which this was none
+        return bool(np.isfinite(swept) and least > atol and self._target > 0.0)
+
+    def iterate(self, level: Level) -> Solved | None:
+        """Newton's method with models, to a part of the tolerance."""
+        self._ask_for(level)
+        self._snes.setTolerances(rtol=0.0, atol=_INNER * self._target, stol=0.0)
+        solved = newton(self._snes, self._b, self._x)
+        self.count("macro/iterations", self._snes.getIterationNumber())
+        return solved
+
+    def measure(self, level: Level) -> Measured | None:
+        """The swept residual."""
+        self.norm = self._residual(level)
+        return Measured(self.norm, self._target, self._scale) if np.isfinite(self.norm) else None
+
+    def go_back(self) -> None:
+        """The start and the committed states."""
+        set_owned(self._x, self._start)
+        self._forget()
+
+    def relative_tolerance(self) -> float:
+        """Tolerance of the residual relative to the scale."""
+        return self._target / self._scale
+
+    def count(self, name: str, n: int = 1) -> None:
+        """On rank 0 only."""
+        if self._comm.rank == 0:
+            self._ledger.count(name, n)
+
+    def _weight_of_fluxes(self) -> float:
+        """Norm by which random changes of all fluxes, of their own magnitude, change the residual."""
+        measure_magnitudes(self._fluxes, self._comm)
+        r, random = self._r.copy(), np.random.default_rng(self._comm.rank)
+        for flux in self._fluxes:
+            change = random.normal(size=flux.response.flux.shape)
+            change *= flux.magnitude / np.linalg.norm(change, axis=1, keepdims=True)
+            flux.response.flux[:] += change
+        self._evaluate()
+        r.axpy(-1.0, self._r)
+        self._forget()
+        return float(r.norm())
+
+    def _forget(self) -> None:
+        for flux in self._fluxes:
+            flux.discard()
+
+    def _magnify(self, factor: float) -> None:
+        for flux in self._fluxes:
+            flux.magnitude *= factor
+
+    def _residual(self, level: Level) -> float:
+        self._ask_for(level)
+        self._evaluate()
+        return float(self._r.norm())
+
+    def _ask_for(self, level: Level) -> None:
+        for flux in self._fluxes:
+            flux.level = level
+
+    def _evaluate(self) -> None:
+        """Set r to F(x) − b; PETSc subtracts the right-hand side of the SNES's last solve."""
+        self._snes.computeFunction(self._x, self._r)
+        if known := self._snes.getRhs():
+            self._r.axpy(1.0, known)
+        if self._b is not None:
+            self._r.axpy(-1.0, self._b)
+
+
+@contextmanager
+def _borrowed(snes: PETSc.SNES, x: PETSc.Vec) -> Iterator[None]:
+    """Apply the initial guess to x; give the SNES back with the tolerances, guess and strictness it had."""
+    (rtol, atol, stol, most), strict = snes.getTolerances(), snes.getErrorIfNotConverged()
+    guess: tuple[Callable[..., None], Any, Any] | None = snes.getInitialGuess()
+    if guess is not None:
+        function, args, kargs = guess
+        function(snes, x, *args, **kargs)
+        snes.setInitialGuess(_keep)
+    snes.setErrorIfNotConverged(False)
+    try:
+        yield
+    finally:
+        snes.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=most)
+        snes.setErrorIfNotConverged(strict)
+        if guess is not None:
+            snes.setInitialGuess(*guess)
+
+
+def _keep(snes: PETSc.SNES, x: PETSc.Vec) -> None:
+    """An initial guess that leaves x as it is."""

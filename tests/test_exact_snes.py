@@ -1,0 +1,310 @@
+"""The exact mode behind plain petsc4py solvers: the classical answer from DMDA grids, with less work, on any ranks."""
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+import numpy as np
+import pytest
+
+from coupling import AcceleratedClosure, ClosureSpec, ContractError, RangeGate
+from coupling.closed_forms import ClosedFormSurrogate, FailingClosure
+from coupling.contract import Response, check_arguments
+from coupling.ledger import merged
+from demos.plate import Plate
+from solver_adapters.exact_snes import ExactSNES, exact_time_steps
+from solver_adapters.fenicsx_rve import PeriodicRVE
+from solver_adapters.level import EVALUATE
+from solver_adapters.petsc_fd import FaceFlux
+from solver_adapters.petsc_snes import warm_start
+from solver_adapters.petsc_versions import DIVERGED_NAN
+from solver_adapters.rve.energies import FieldConduction
+from solver_adapters.rve.kinematics import ScalarField
+from solver_adapters.rve.meshes import centred_fibre
+from surrogates import box_design, fit_polynomial_flux, sample
+from tests.hostile_surrogates import HOSTILE, Hostile, random_weights
+
+pytestmark = [
+    pytest.mark.mpi,
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings("ignore:surrogate failed:RuntimeWarning"),
+]
+WORLD = MPI.COMM_WORLD
+BOX = (-0.2, -9.0, -9.0), (2.5, 9.0, 9.0)
+
+
+class Conductor:
+    """q = −(1 + θ²/2 + |g|²/20) g, in closed form."""
+
+    spec = ClosureSpec(("θ", "g1", "g2"), ("q1", "q2"), (0.0, 0.0, 0.0))
+
+    def initial_state(self, n):
+        return None
+
+    def evaluate(self, gradient, state, dt, hint=None):
+        n = check_arguments(self.spec, gradient, state, hint)
+        theta, g = gradient[:, 0], gradient[:, 1:]
+        factor = 1 + theta**2 / 2 + (g**2).sum(axis=1) / 20
+        tangent = np.empty((n, 2, 3))
+        tangent[:, :, 0] = -theta[:, None] * g
+        tangent[:, :, 1:] = -factor[:, None, None] * np.eye(2) - g[:, :, None] * g[:, None, :] / 10
+        return Response(-factor[:, None] * g, tangent, np.zeros(n, np.int8))
+
+
+class Relaxing(Conductor):
+    """τ q̇ + q = q∞(θ, g) by backward Euler; the state is q."""
+
+    spec = ClosureSpec(("θ", "g1", "g2"), ("q1", "q2"), (0.0, 0.0, 0.0), state_size=2, history=True)
+
+    def initial_state(self, n):
+        return np.zeros((n, 2))
+
+    def evaluate(self, gradient, state, dt, hint=None):
+        check_arguments(self.spec, gradient, state, hint)
+        far, tau = Conductor().evaluate(gradient, None, dt), 0.05
+        q = (tau * state + dt * far.flux) / (tau + dt)
+        return Response(q, dt / (tau + dt) * far.tangent, far.status, q.copy())
+
+
+def composite(tolerance=1e-8):
+    laws = {1: FieldConduction(lambda theta: 1 + 0.5 * theta), 2: FieldConduction(lambda theta: 8 + theta**2)}
+    return PeriodicRVE(centred_fibre(fraction=0.25, size=0.3), laws, ScalarField(), tolerance=tolerance)
+
+
+def exact(fine, surrogate):
+    return AcceleratedClosure(fine, surrogate, gate=RangeGate(), mode="exact")
+
+
+def good(law):
+    return ClosedFormSurrogate(law, 1e-3, *map(list, BOX))
+
+
+def fourier(spec):
+    return Hostile(spec, lambda g: (-3 * g[:, 1:], np.tile(-3 * np.eye(2, 3, 1), (len(g), 1, 1))))
+
+
+class Steady:
+    """div q = s on the unit square, θ = load (1 + y²) at the right edge and 0 at the left.
+
+    ``strong``: rows divided by the nodes' volumes; ``rhs``: the source as right-hand side b of the solver.
+    """
+
+    def __init__(self, closure, n=9, strong=False, rhs=False, rtol=1e-8):
+        self.da = PETSc.DMDA().create(sizes=(n, n), dof=1, stencil_type="box", stencil_width=1, comm=WORLD)
+        self.da.setUniformCoordinates(0, 1, 0, 1)
+        self.fluxes, self.strong, self.load = FaceFlux(self.da, closure), strong, 0.0
+        self.x = self.da.createGlobalVec()
+        x, self.y = self.da.getCoordinates().array_r.reshape(-1, 2).T
+        self.left, self.right = np.flatnonzero(x < 1e-12), np.flatnonzero(x > 1 - 1e-12)
+        first, _ = self.x.getOwnershipRange()
+        self.held = (np.concatenate([self.left, self.right]) + first).astype(PETSc.IntType)
+        source = self.fluxes.volumes * 2.0
+        source.array_w[np.concatenate([self.left, self.right])] = 0.0
+        if strong:
+            source.pointwiseDivide(source, self.fluxes.volumes)
+        self.b = source if rhs else None
+        self.source = None if rhs else source
+        J = self.da.createMatrix()
+        J.setOption(PETSc.Mat.Option.KEEP_NONZERO_PATTERN, True)
+        self.snes = PETSc.SNES().create(WORLD)
+        self.snes.setFunction(self.residual, self.da.createGlobalVec())
+        self.snes.setJacobian(self.jacobian, J)
+        self.snes.setTolerances(rtol=rtol, stol=0.0)
+        self.snes.ksp.setType("preonly")
+        self.snes.ksp.pc.setType("lu")
+        self.snes.ksp.pc.setFactorSolverType("mumps")
+        self.snes.setFromOptions()
+        self.exact = ExactSNES(self.snes, [self.fluxes])
+
+    def residual(self, snes, x, f):
+        f.set(0.0)
+        self.fluxes.add_divergence(x, f)
+        if self.strong:
+            f.pointwiseDivide(f, self.fluxes.volumes)
+        if self.source is not None:
+            f.axpy(-1.0, self.source)
+        f.array_w[self.left] = x.array_r[self.left]
+        f.array_w[self.right] = x.array_r[self.right] - self.load * (1 + self.y[self.right] ** 2)
+
+    def jacobian(self, snes, x, J, P):
+        P.zeroEntries()
+        self.fluxes.add_jacobian(x, P)
+        P.assemble()
+        if self.strong:
+            inverse = self.fluxes.volumes.copy()
+            inverse.reciprocal()
+            P.diagonalScale(L=inverse)
+        P.zeroRows(self.held, 1.0)
+
+    def run(self, loads=(0.4, 0.8, 1.2), checked=True):
+        """The solution after the loads; where checked, its true residual meets the tolerance of a classical solve."""
+        for self.load in loads:
+            start = self.norm() if checked else np.inf
+            self.exact.solve(self.b, self.x)
+            assert self.snes.getConvergedReason() > 0
+            self.fluxes.accept(self.x)
+            rtol, atol, *_ = self.snes.getTolerances()
+            assert not checked or self.norm() <= max(atol, rtol * start)
+        return self.x.copy()
+
+    def norm(self):
+        """‖F − b‖ with fluxes of the fine scale, leaving the fluxes as they were."""
+        fine = self.fluxes.closure.fine if isinstance(self.fluxes.closure, AcceleratedClosure) else self.fluxes.closure
+        if fine.spec.history:
+            return np.inf
+        other, f = FaceFlux(self.da, fine), self.da.createGlobalVec()
+        self.fluxes, kept = other, self.fluxes
+        self.residual(None, self.x, f)
+        self.fluxes = kept
+        if self.b is not None:
+            f.axpy(-1.0, self.b)
+        return f.norm()
+
+
+def same(x, y, tolerance=1e-7):
+    return (x - y).norm(PETSc.NormType.INFINITY) < tolerance * y.norm(PETSc.NormType.INFINITY)
+
+
+def counts_of(problem, *parts):
+    return merged(WORLD, problem.exact.ledger, *parts).counts
+
+
+@pytest.mark.parametrize("name", ["good", "wrong law", *HOSTILE])
+@pytest.mark.parametrize("law", [Conductor, Relaxing])
+def test_any_surrogate_gives_the_classical_answer(law, name):
+    surrogate = {"good": good(law()), "wrong law": fourier(law.spec)}.get(name) or HOSTILE[name](law.spec)
+    classical, ours = Steady(law()), Steady(exact(law(), surrogate))
+    assert same(ours.run(), classical.run())
+    if law.spec.history:
+        own = ours.fluxes.state[:, : law.spec.state_size]
+        assert np.abs(own - classical.fluxes.state).max(initial=0.0) < 1e-7
+    if name == "good":
+        counts = counts_of(ours)
+        assert "macro/models refused" not in counts
+        assert counts["macro/exact sweeps"] <= 2 * 3
+        # nothing flows in the reference state over no time, in which the model with history begins
+        assert counts.get("macro/classical solves", 0) == int(law.spec.history)
+
+
+@pytest.mark.parametrize("rhs", [False, True])
+@pytest.mark.parametrize("strong", [False, True])
+def test_rows_may_be_scaled_and_loads_be_right_hand_sides(strong, rhs):
+    """The RVEs' sweeps stop early; what they leave is on the scale of whatever residual the user made of the fluxes."""
+    fine = composite()
+    ours = Steady(exact(fine, random_weights(fine.spec)), n=5, strong=strong, rhs=rhs)
+    assert same(ours.run((0.4, 0.8)), Steady(composite(1e-12), n=5, strong=strong, rhs=rhs).run((0.4, 0.8)))
+    assert "macro/classical solves" not in counts_of(ours)
+
+
+@pytest.fixture(scope="module")
+def surrogate():
+    data = sample(composite(), box_design(*BOX, 240, seed=0), comm=WORLD, progress=False)
+    return fit_polynomial_flux(data, degree=6)
+
+
+@pytest.mark.parametrize("name", ["fitted", "constant", "exception"])
+def test_a_fraction_of_the_work_with_rves(surrogate, name):
+    fine, plain = composite(), composite()
+    ours = Steady(exact(fine, surrogate if name == "fitted" else HOSTILE[name](fine.spec)))
+    classical = Steady(plain)
+    assert same(ours.run(checked=False), classical.run(checked=False))
+    few, many = counts_of(ours, fine.ledger), counts_of(classical, plain.ledger)
+    assert few["rve/factorisations"] < 0.1 * many["rve/factorisations"]
+    assert few.get("rve/points", 0) <= WORLD.size  # the reference state
+    if name == "fitted":
+        assert few["macro/exact sweeps"] <= 2.5 * 3
+        assert "macro/models refused" not in few
+
+
+def test_a_single_level_is_the_classical_solve():
+    classical, off = (
+        Steady(Conductor()),
+        Steady(AcceleratedClosure(Conductor(), Conductor(), gate=RangeGate(), mode="off")),
+    )
+    assert (classical.run() - off.run()).norm() == 0.0
+    assert classical.snes.getIterationNumber() == off.snes.getIterationNumber()
+
+
+def test_the_solver_is_given_back_as_it_was():
+    ours = Steady(exact(Conductor(), good(Conductor())))
+    asked = []
+
+    def guess(snes, x):
+        asked.append(x.norm())
+        x.set(0.3)
+
+    ours.snes.setInitialGuess(guess)
+    ours.snes.setTolerances(rtol=1e-7, atol=1e-11, stol=1e-9, max_it=17)
+    ours.snes.setErrorIfNotConverged(True)
+    ours.load = 1.0
+    ours.exact.solve(ours.b, ours.x)
+    assert len(asked) == 1 and ours.snes.getInitialGuess()[0] is guess
+    assert ours.snes.getTolerances() == (1e-7, 1e-11, 1e-9, 17)
+    assert ours.snes.getErrorIfNotConverged()
+    assert ours.snes.getConvergedReason() == PETSc.SNES.ConvergedReason.CONVERGED_FNORM_RELATIVE
+    assert ours.snes.getFunctionNorm() == pytest.approx(ours.norm(), rel=1e-6)
+    assert ours.fluxes.level == EVALUATE
+    sweeps = counts_of(ours)["macro/exact sweeps"]
+    ours.exact.solve(ours.b, ours.x)  # the guess is where it starts again
+    assert len(asked) == 2 and counts_of(ours)["macro/exact sweeps"] > sweeps
+
+
+def test_a_start_that_is_a_solution_is_left_alone():
+    ours = Steady(exact(Conductor(), good(Conductor())))
+    ours.source = None
+    ours.exact.solve(None, ours.x)
+    assert ours.snes.getConvergedReason() == PETSc.SNES.ConvergedReason.CONVERGED_FNORM_ABS
+    assert ours.x.norm() == 0.0
+
+
+@pytest.mark.parametrize("name", ["good", "random weights"])
+def test_points_that_fail_end_as_in_a_classical_solve(name):
+    """A range of the fine scale that the solution leaves: no answer in either mode, one reason on all ranks."""
+    fine = FailingClosure(Conductor(), lambda g: g[:, 0] > 0.6)
+    ours = Steady(exact(fine, good(Conductor()) if name == "good" else random_weights(fine.spec)))
+    ours.load = 0.9
+    ours.exact.solve(None, ours.x)
+    assert set(WORLD.allgather(ours.snes.getConvergedReason())) == {DIVERGED_NAN}
+    assert counts_of(ours)["macro/classical solves"] == 1
+
+
+def test_what_a_closure_raises_on_one_rank_reaches_all():
+    class Raising(Conductor):
+        def evaluate(self, gradient, state, dt, hint=None):
+            if (gradient[:, 0] > 0.7).any():
+                raise ValueError("too warm")
+            return super().evaluate(gradient, state, dt, hint)
+
+    ours = Steady(exact(Raising(), good(Conductor())))
+    ours.load = 0.9
+    with pytest.raises(PETSc.Error):
+        ours.exact.solve(None, ours.x)
+    assert ours.fluxes.level == EVALUATE
+    assert ours.snes.getTolerances()[0] == 1e-8
+
+
+def test_fluxes_are_needed():
+    with pytest.raises(ContractError, match="got none"):
+        ExactSNES(PETSc.SNES().create(WORLD), [])
+
+
+def plate(closure, *, two_level=True, predictor=None, steps=6):
+    run = Plate(WORLD, closure, nodes=5)
+    exactly = exact_time_steps(run.ts, [run.fluxes]) if two_level else None
+    if predictor is not None:
+        warm_start(run.ts, predictor)
+    run.ts.setMaxSteps(steps)
+    run.ts.solve(run.theta)
+    assert run.ts.getStepNumber() == steps
+    return run, exactly
+
+
+@pytest.mark.parametrize(("name", "predictor"), [("good", None), ("good", "linear"), *((h, None) for h in HOSTILE)])
+def test_time_steps(name, predictor):
+    law = Conductor()
+    classical, _ = plate(law, two_level=False)
+    ours, exactly = plate(exact(law, good(law) if name == "good" else HOSTILE[name](law.spec)), predictor=predictor)
+    assert np.abs(ours.temperatures() - classical.temperatures()).max() < 1e-6
+    if name == "good":
+        counts = exactly.ledger.gathered(WORLD).counts
+        assert "macro/classical solves" not in counts
+        assert counts["macro/exact sweeps"] <= 2.5 * 6
