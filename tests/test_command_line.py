@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from mpi4py import MPI
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -459,6 +461,8 @@ LAW = Slow(1.0, 1.5)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ctrl_c_ends_every_rank_of_a_run_and_keeps_its_steps(ranks, tmp_path):
     pytest.importorskip("dolfinx")
+    if ranks > 1 and MPI.Get_library_version().startswith("Open MPI v6.0"):
+        pytest.skip("mpirun of Open MPI 6.0 kills its ranks at once, without a signal that they could act on")
     (tmp_path / "slow_law.py").write_text(SLOW_LAW, encoding="utf-8")
     (tmp_path / "bar.toml").write_text(SLOW_BAR, encoding="utf-8")
     words = [sys.executable, "-m", "coupling", "run", str(tmp_path / "bar.toml")]

@@ -181,20 +181,21 @@ class shared_server:
         self.folder = folder
 
     def __enter__(self):
-        self.context, outcome = None, None
+        self.context, server, outcome = None, None, None
         if comm.rank == 0:
             try:
                 export_triton(own_energy(), self.folder, name="energy")
                 self.context = triton(self.folder)
                 server = self.context.__enter__()
-                outcome = server.address
-            except BaseException as error:
-                comm.bcast(error)
-                raise
-        outcome = comm.bcast(outcome)
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return (server if comm.rank == 0 else None), outcome
+                outcome = "address", server.address
+            except pytest.skip.Exception as skipped:
+                outcome = "skip", skipped.msg
+            except Exception as error:  # the other ranks wait for the outcome
+                outcome = "fail", repr(error)
+        kind, text = comm.bcast(outcome)
+        if kind != "address":
+            getattr(pytest, kind)(text)
+        return server, text
 
     def __exit__(self, *error):
         if self.context is not None:
