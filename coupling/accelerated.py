@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -17,14 +16,12 @@ from coupling.contract import (
     Response,
     Status,
     check_arguments,
-    check_response,
-    finite_rows,
-    usable,
 )
 from coupling.errors import ContractError
 from coupling.exact import ExactLevels
 from coupling.gate import Gate
 from coupling.ledger import Ledger
+from coupling.proposal import accepted, proposed
 from coupling.two_level import TwoLevel
 
 Mode = Literal["off", "replace", "exact"]
@@ -136,10 +133,13 @@ class AcceleratedClosure:
         n = check_arguments(self.spec, gradient, state, hint)
         self.ledger.count("accelerated/calls")
         self.ledger.count("accelerated/points", n)
-        answer = self._ask_surrogate(gradient, state, dt, hint) if self.mode == "replace" else None
+        answer = None
+        if self.mode == "replace":
+            instead = "the fine scale serves all its points"
+            answer = proposed(self.surrogate, gradient, state, dt, hint, ledger=self.ledger, instead=instead)
         if answer is None:
             return None, np.arange(n)
-        rejected = np.flatnonzero(~self._accepted(gradient, answer))
+        rejected = np.flatnonzero(~accepted(self.gate, gradient, answer, ledger=self.ledger))
         self.ledger.count("surrogate/points", n - rejected.size)
         if answer.state is None and state is not None:
             answer = replace(answer, state=state)
@@ -154,37 +154,6 @@ class AcceleratedClosure:
         fine = self._fine(gradient, state, dt, hint)
         status = np.where(fine.status == Status.OK, np.int8(Status.FALLBACK), fine.status)
         return replace(fine, status=status, uncertainty=_uncertainty(fine))
-
-    def _ask_surrogate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response | None:
-        """The surrogate's response, None where it cannot be used at all."""
-        keeps_state = self.surrogate.spec.state_size > 0
-        try:
-            with self.ledger.phase("surrogate"):
-                answer = self.surrogate.evaluate(
-                    gradient, state if keeps_state else None, dt, hint if keeps_state else None
-                )
-            check_response(self.surrogate.spec, answer, len(gradient))
-        except Exception as error:  # whatever goes wrong in a surrogate, the fine scale can answer
-            self.ledger.count("surrogate/faults")
-            warnings.warn(
-                f"surrogate failed, the fine scale serves all its points: {type(error).__name__}: {error}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-            return None
-        return answer
-
-    def _accepted(self, gradient: Array, answer: Response) -> NDArray[np.bool_]:
-        accepted = np.asarray(self.gate.accepts(gradient, answer))
-        if accepted.shape != (len(gradient),) or accepted.dtype != np.bool_:
-            raise ContractError(
-                f"{type(self.gate).__name__}.accepts must return ({len(gradient)},) booleans, got {accepted.dtype} of "
-                f"shape {accepted.shape}"
-            )
-        finite = finite_rows(answer)
-        if not finite.all():
-            self.ledger.count("surrogate/non-finite points", int((~finite & usable(answer.status)).sum()))
-        return accepted & finite & usable(answer.status)
 
 
 def _check_fit(fine: ClosureSpec, surrogate: ClosureSpec, mode: Mode) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coupling.anchors import Anchors, secant
-from coupling.contract import Array, Closure, ClosureSpec, Response, check_response, usable
+from coupling.contract import Array, Closure, ClosureSpec, Response, usable
 from coupling.gate import Gate
 from coupling.ledger import Ledger
+from coupling.proposal import accepted, proposed
 from coupling.tangent_choice import TangentChoice
 
 _FADING = 0.1
@@ -30,8 +30,8 @@ class ExactLevels:
     A row of state is one of the fine scale's, followed by the point's anchor.
 
     Ledger: counts ``exact/sweeps``, ``exact/points`` (swept), ``exact/tangents`` (asked for), ``exact/learned points``
-    (modelled by the surrogate, at a sweep), ``surrogate/faults`` (calls that raised or were malformed); phases
-    ``surrogate``, ``fine``.
+    (modelled by the surrogate, at a sweep), ``surrogate/faults`` and ``surrogate/non-finite points``
+    (:mod:`coupling.proposal`); phases ``surrogate``, ``fine``.
 
     Args:
         fine: any closure; one that can sweep (:class:`coupling.two_level.SweepingClosure`) is spared most of its work.
@@ -144,22 +144,12 @@ class ExactLevels:
 
     def _ask(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response | None:
         """The surrogate's response, None where it has none."""
-        keeps_state = self.surrogate.spec.state_size > 0
-        try:
-            with self.ledger.phase("surrogate"), np.errstate(all="ignore"):
-                answer = self.surrogate.evaluate(
-                    gradient, state if keeps_state else None, dt, hint if keeps_state else None
-                )
-            check_response(self.surrogate.spec, answer, len(gradient))
-        except Exception as error:  # whatever goes wrong in a surrogate, the plain model goes on
-            self.ledger.count("surrogate/faults")
-            warnings.warn(f"surrogate failed: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3)
-            return None
-        return answer
+        with np.errstate(all="ignore"):
+            instead = "the plain model goes on"
+            return proposed(self.surrogate, gradient, state, dt, hint, ledger=self.ledger, instead=instead)
 
     def _accepted(self, gradient: Array, answer: Response) -> NDArray[np.bool_]:
-        finite = np.isfinite(answer.flux).all(axis=1) & np.isfinite(answer.tangent).all(axis=(1, 2))
-        return np.asarray(self.gate.accepts(gradient, answer) & finite & usable(answer.status))
+        return accepted(self.gate, gradient, answer, ledger=self.ledger)
 
     def _anchors(self, state: Array, hint: Array | None) -> Anchors:
         """The latest anchors; slopes from secants, learnt in ever smaller steps, serve their own increment only."""
