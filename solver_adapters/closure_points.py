@@ -57,7 +57,11 @@ class ClosurePoints(ABC):
         """Whether the last answer belongs to other gradients, another dt, level or committed state."""
         if self.gradient is None or dt != self._dt or level != self._level:
             return True
-        return not np.array_equal(gradient, self.gradient)
+        return not self._is_same(gradient, self.gradient)
+
+    def _is_same(self, gradient: Array, earlier: Array) -> bool:
+        """Whether gradients are those that have been evaluated."""
+        return np.array_equal(gradient, earlier)
 
     def evaluate(self, gradient: Array, dt: float, level: Level = EVALUATE) -> None:
         """Ask the closure, at that level, for the gradients (n, k), all points in one call."""

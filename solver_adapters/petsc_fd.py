@@ -75,22 +75,21 @@ class FaceFlux(ClosurePoints):
         self.volumes = da.createGlobalVec()
         self.volumes.array_w[:] = self.faces.volumes
         self.level = EVALUATE
+        self._magnitudes = abs(self.faces.gradient)
         self._u, self._r = da.createLocalVec(), da.createLocalVec()
 
     def operand_values(self) -> Array:
         """Gradients (n, k) at the faces for the nodal values last taken in."""
         return np.asarray(self.faces.gradient @ self._u.array_r).reshape(self.faces.n, self.faces.k)
 
-    def is_stale(self, gradient: Array, dt: float, level: Level) -> bool:
-        """Whether the last answer belongs to gradients that differ by more than the round-off of |G||u|, or else.
+    def _is_same(self, gradient: Array, earlier: Array) -> bool:
+        """Whether gradients differ by no more than the round-off of |G||u|.
 
-        Time steppers give back a converged stage with other last digits than they had it evaluated with.
+        Time steppers give back a converged stage with other last digits than they had it evaluated with. A gradient
+        that is not a number is never the same.
         """
-        if self.gradient is None or dt != self._dt or level != self._level:
-            return True
-        round_off = 8 * np.finfo(float).eps * (abs(self.faces.gradient) @ np.abs(self._u.array_r))
-        same = np.abs(gradient - self.gradient).reshape(-1) <= round_off
-        return not same.all()  # a gradient that is not a number is never the same
+        round_off = 8 * np.finfo(float).eps * (self._magnitudes @ np.abs(self._u.array_r))
+        return bool((np.abs(gradient - earlier).reshape(-1) <= round_off).all())
 
     def place(self, i: int) -> str:
         """Rank, direction and midpoint of face i."""

@@ -64,15 +64,15 @@ class Axis:
         return self._rows((i, np.ones(self.own)))
 
     def derivative(self) -> sp.csr_array:
-        """(own, seen): derivative at the owned nodes, by the parabola through the neighbours, one-sided at the ends."""
+        """(own, seen): derivative at the owned nodes, by the parabola through the neighbours, one-sided at the ends.
+
+        The parabola's is the mean of the two difference quotients, each weighted by the length of the other.
+        """
         i = np.arange(*self.owned)
         before, after = self._neighbours(i)
         left, right = self.at(i) - self.at(before), self.at(after) - self.at(i)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            down = np.where(left == 0.0, 0.0, -right / (left * (left + right)))
-            up = np.where(right == 0.0, 0.0, left / (right * (left + right)))
-        down = np.where(right == 0.0, -1.0 / np.where(left == 0.0, 1.0, left), down)
-        up = np.where(left == 0.0, 1.0 / np.where(right == 0.0, 1.0, right), up)
+        forward = np.where(left == 0.0, 1.0, np.where(right == 0.0, 0.0, left / (left + right)))
+        down, up = -(1.0 - forward) * _reciprocal(left), forward * _reciprocal(right)
         return self._rows((before, down), (i, -down - up), (after, up))
 
     def average(self) -> sp.csr_array:
@@ -105,6 +105,11 @@ class Axis:
         columns = np.concatenate([i for i, _ in entries]) - self.ghosted[0]
         values = np.concatenate([v for _, v in entries])
         return sp.csr_array((values, (np.tile(np.arange(n), len(entries)), columns)), shape=(n, self.seen))
+
+
+def _reciprocal(lengths: Array) -> Array:
+    """1/l, and 0 where there is no neighbour at a length."""
+    return np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0.0)
 
 
 def axes_of(da: Any) -> tuple[Axis, ...]:
