@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 
 from mpi4py import MPI
@@ -37,6 +38,9 @@ def evaluate_fluxes(
     outcome = np.array([raised is not None, sum(flux.failed for flux in fluxes)], dtype=np.int64)
     comm.Allreduce(MPI.IN_PLACE, outcome)
     if outcome[0]:
+        # On its way through a callback of PETSc an error must not meet a garbage collection that is due: petsc4py's
+        # error handler would run it, Python ≥ 3.12 then drops the error, and the process crashes.
+        gc.collect(0)
         together(comm, lambda: _raise(raised))
     return int(outcome[1])
 
