@@ -15,7 +15,7 @@ from coupling.errors import ClosureError, ContractError
 from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.boundary import Boundary
-from solver_adapters.rve.cell_problem import CellProblem, Linearisation
+from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.energies import Energy
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses
@@ -305,18 +305,9 @@ class PeriodicRVE:
                 return None
             w = w - solution[:, 0]
             if error <= tolerance:
-                return self._equilibrium_at(gradient, w, system, solution, condensed)
+                (flux, tangent), sign = system.condensed(condensed), self.kinematics.sign
+                return Equilibrium(gradient, w, -solution[:, 1:], sign * flux, sign * tangent)
         return None
-
-    def _equilibrium_at(
-        self, gradient: Array, w: Array, system: Linearisation, solution: Array, condensed: Array
-    ) -> Equilibrium:
-        first = 1 + self.spec.k - self.spec.m
-        flux, tangent = system.flux - condensed[first:, 0], system.tangent - condensed[first:, 1:]
-        if first == 1:
-            tangent = (tangent + tangent.T) / 2
-        sign = self.kinematics.sign
-        return Equilibrium(gradient, w, -solution[:, 1:], sign * flux, sign * tangent)
 
     def _condense(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
         """X = K⁻¹B and BᵀK⁻¹B/|Y| of the columns B = [r, L], under the constraints of a border where B carries one."""
