@@ -14,9 +14,8 @@ that does not succeed, and for all other closures, it is the classical run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from petsc4py import PETSc
 
@@ -32,6 +31,7 @@ from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved
 from solver_adapters.macro.snes import newton
 from solver_adapters.petsc_fd import FaceFlux
+from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess, set_guess
 from solver_adapters.warm_starts.vectors import owned, set_owned
 
 _START = 1e-3  # of the residual at the start is the error that it is swept with
@@ -256,11 +256,10 @@ class _Problem:
 def _borrowed(snes: PETSc.SNES, x: PETSc.Vec) -> Iterator[None]:
     """Apply the initial guess to x; give the SNES back with the tolerances, guess and strictness it had."""
     (rtol, atol, stol, most), strict = snes.getTolerances(), snes.getErrorIfNotConverged()
-    guess: tuple[Callable[..., None], Any, Any] | None = snes.getInitialGuess()
+    guess: InitialGuess = snes.getInitialGuess()
+    apply_guess(guess, snes, x)
     if guess is not None:
-        function, args, kargs = guess
-        function(snes, x, *args, **kargs)
-        snes.setInitialGuess(_keep)
+        set_guess(None, snes)
     snes.setErrorIfNotConverged(False)
     try:
         yield
@@ -268,8 +267,4 @@ def _borrowed(snes: PETSc.SNES, x: PETSc.Vec) -> Iterator[None]:
         snes.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=most)
         snes.setErrorIfNotConverged(strict)
         if guess is not None:
-            snes.setInitialGuess(*guess)
-
-
-def _keep(snes: PETSc.SNES, x: PETSc.Vec) -> None:
-    """An initial guess that leaves x as it is."""
+            set_guess(guess, snes)

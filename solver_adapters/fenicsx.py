@@ -316,14 +316,11 @@ class MultiscaleProblem:
             if A != P:
                 A.assemble()
 
-    def _solved(self) -> Solved:
-        return Solved(self.snes.getIterationNumber(), REASONS[self.snes.getConvergedReason()])
-
     def _explanation(self) -> str:
         """Why the solve failed, the same text on all ranks (collective)."""
-        solved = self._solved()
         failed, lines = self._failures
-        text = f"SNES stopped with {solved.reason} after {solved.iterations} iterations"
+        reason, iterations = REASONS[self.snes.getConvergedReason()], self.snes.getIterationNumber()
+        text = f"SNES stopped with {reason} after {iterations} iterations"
         if not failed:
             return text
         first = [line for lines_of_rank in self.comm.allgather(lines) for line in lines_of_rank][:5]

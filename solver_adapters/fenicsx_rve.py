@@ -15,7 +15,7 @@ from coupling.errors import ClosureError, ContractError
 from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.boundary import Boundary
-from solver_adapters.rve.cell_problem import CellProblem, Linearisation
+from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.energies import Energy
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses
@@ -204,7 +204,7 @@ class PeriodicRVE:
         error, good = np.full(n, np.inf), np.flatnonzero(status == Status.OK)
         with self.ledger.phase("rve"):
             rows = memory if good.size == n else memory[good]
-            swept = self._sweep(gradient[good], Memory.of(rows, k, self.problem.n), tangent[good], tolerance)
+            swept = self._sweep(gradient[good], self._memory(rows), tangent[good], tolerance)
             memory[good] = rows
             flux[good], tangents[good], error[good] = swept.flux, swept.tangent, swept.error
             flux *= self.kinematics.sign
@@ -228,13 +228,12 @@ class PeriodicRVE:
 
     def fluctuations(self, state: Array) -> Array:
         """Fluctuations (n, N) of the rows of a state, for :func:`surrogates.sample` to keep."""
-        return np.array(state[:, self.spec.k : self.spec.k + self.problem.n])
+        return np.array(self._memory(state).fluctuation)
 
     def equilibrium(self, row: Array) -> Equilibrium:
         """The equilibrium that a row (s,) of a returned state remembers; its flux and tangent are not kept and NaN."""
-        k, m, n = self.spec.k, self.spec.m, self.problem.n
-        unknown = np.full((m, k), np.nan)
-        return Equilibrium(row[:k], row[k : k + n], row[k + n :].reshape(n, k), unknown[:, 0], unknown)
+        known, unknown = self._memory(row[None]), np.full((self.spec.m, self.spec.k), np.nan)
+        return Equilibrium(known.gradient[0], known.fluctuation[0], known.sensitivity[0], unknown[:, 0], unknown)
 
     @property
     def _iterations(self) -> int:
@@ -258,7 +257,7 @@ class PeriodicRVE:
         if self._guesses is None:
             return {}
         good = good[np.isfinite(rows[good]).all(axis=1)]
-        starts, used = self._guesses.starts(gradient[good], Memory.of(rows[good], self.spec.k, self.problem.n))
+        starts, used = self._guesses.starts(gradient[good], self._memory(rows[good]))
         return {int(i): start for i, start in zip(good[used], starts[used], strict=True)}
 
     @cached_property
@@ -306,18 +305,9 @@ class PeriodicRVE:
                 return None
             w = w - solution[:, 0]
             if error <= tolerance:
-                return self._equilibrium_at(gradient, w, system, solution, condensed)
+                (flux, tangent), sign = system.condensed(condensed), self.kinematics.sign
+                return Equilibrium(gradient, w, -solution[:, 1:], sign * flux, sign * tangent)
         return None
-
-    def _equilibrium_at(
-        self, gradient: Array, w: Array, system: Linearisation, solution: Array, condensed: Array
-    ) -> Equilibrium:
-        first = 1 + self.spec.k - self.spec.m
-        flux, tangent = system.flux - condensed[first:, 0], system.tangent - condensed[first:, 1:]
-        if first == 1:
-            tangent = (tangent + tangent.T) / 2
-        sign = self.kinematics.sign
-        return Equilibrium(gradient, w, -solution[:, 1:], sign * flux, sign * tangent)
 
     def _condense(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
         """X = K⁻¹B and BᵀK⁻¹B/|Y| of the columns B = [r, L], under the constraints of a border where B carries one."""
@@ -339,6 +329,9 @@ class PeriodicRVE:
         return X, B.T @ X
 
     def _remember(self, known: Equilibrium, row: Array) -> None:
-        k, n = self.spec.k, self.problem.n
-        row[:k], row[k : k + n] = known.gradient, known.fluctuation
-        row[k + n :] = known.sensitivity.reshape(-1)
+        memory = self._memory(row[None])
+        memory.gradient[:], memory.fluctuation[:] = known.gradient, known.fluctuation
+        memory.sensitivity[:] = known.sensitivity
+
+    def _memory(self, rows: Array) -> Memory:
+        return Memory.of(rows, self.spec.k, self.problem.n)

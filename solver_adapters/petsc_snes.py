@@ -34,6 +34,7 @@ from coupling.guarded_predictor import GuardedPredictor
 from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from coupling.predictors import create_predictor
+from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess, set_guess
 from solver_adapters.warm_starts.options import TYPES, WarmStartOptions
 from solver_adapters.warm_starts.projection import ProjectionPredictor
 from solver_adapters.warm_starts.tangent import TangentPredictor
@@ -116,7 +117,7 @@ class WarmStart:
         self._known: Array = np.zeros(1)
         self._standard: Array = np.zeros(0)
         self._repeatable = self._suspended = self.used = False
-        self._theirs = snes.getInitialGuess()
+        self._theirs: InitialGuess = snes.getInitialGuess()
         snes.setInitialGuess(self._start)
         snes.setMonitor(self._monitor)
 
@@ -141,8 +142,7 @@ class WarmStart:
         """Give the SNES back as it was found: its initial guess, monitors and tolerances (collective)."""
         self._tolerance.release()
         if self._is_installed():
-            # PETSc does not take an initial guess back (SNESSetComputeInitialGuess ignores NULL).
-            self._snes.setInitialGuess(*(self._theirs or (_keep,)))
+            set_guess(self._theirs, self._snes)
         entries = self._snes.getMonitor() or []
         entries[:] = [entry for entry in entries if entry[0] != self._monitor]
         if self._residual is not None:
@@ -190,9 +190,7 @@ class WarmStart:
     def _start(self, snes: PETSc.SNES, x: PETSc.Vec) -> None:
         """SNES's initial guess: x holds what was passed to its solve."""
         self._tolerance.release()
-        if self._theirs is not None:
-            function, args, kargs = self._theirs
-            function(snes, x, *args, **kargs)
+        apply_guess(self._theirs, snes, x)
         self._standard, self.used = owned(x), False
         if self._guarded is None or self._suspended:
             return
@@ -246,7 +244,3 @@ class WarmStart:
     def _count(self, what: str) -> None:
         if self._comm.rank == 0:
             self.ledger.count(f"snes/{what}")
-
-
-def _keep(snes: PETSc.SNES, x: PETSc.Vec) -> None:
-    """An initial guess that leaves x as it is."""

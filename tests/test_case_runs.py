@@ -38,13 +38,18 @@ def folder(tmp_path):
     return Path(WORLD.bcast(str(tmp_path)))
 
 
-def run(folder, text, on_step=lambda record: None):
-    """The result of a case, its output in the folder of its file."""
+def written(folder, text):
+    """The file of a case, in its folder."""
     if WORLD.rank == 0:
         (folder / "case.toml").write_text(text, encoding="utf-8")
     WORLD.barrier()
+    return folder / "case.toml"
+
+
+def run(folder, text, on_step=lambda record: None):
+    """The result of a case, its output in the folder of its file."""
     with Interrupts() as interrupts:
-        parts = prepare(CaseFile(folder / "case.toml"), WORLD)
+        parts = prepare(CaseFile(written(folder, text)), WORLD)
         return step_case(parts, WORLD, folder, interrupts, on_step)
 
 
@@ -57,10 +62,7 @@ def test_the_example_is_the_demo(folder):
 
 
 def test_what_is_wrong_on_one_rank_ends_all_of_them(folder):
-    if WORLD.rank == 0:
-        (folder / "case.toml").write_text(COARSE, encoding="utf-8")
-    WORLD.barrier()
-    file = CaseFile(folder / "case.toml")
+    file = CaseFile(written(folder, COARSE))
     with file.at("mesh"):
         if WORLD.rank == WORLD.size - 1:
             raise OSError("the disk of this node is gone")
@@ -69,11 +71,8 @@ def test_what_is_wrong_on_one_rank_ends_all_of_them(folder):
 
 
 def test_a_folder_that_cannot_be_made_is_told_on_any_number_of_ranks(folder):
-    if WORLD.rank == 0:
-        (folder / "case.toml").write_text(COARSE, encoding="utf-8")
-    WORLD.barrier()
-    inside_a_file = str(folder / "case.toml" / "results")
-    done = CliRunner().invoke(app(["run"]), ["run", str(folder / "case.toml"), "--out", inside_a_file])
+    case = written(folder, COARSE)
+    done = CliRunner().invoke(app(["run"]), ["run", str(case), "--out", str(case / "results")])
     assert done.exit_code == 1
     told = "".join(done.stderr.splitlines())
     assert ("the folder for results cannot be made" in told) == (WORLD.rank == 0)

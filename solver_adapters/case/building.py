@@ -13,7 +13,7 @@ from petsc4py import PETSc
 import ufl
 from dolfinx import fem
 
-from coupling.contract import Closure
+from coupling.contract import Closure, ClosureSpec
 from coupling.errors import ContractError
 from coupling.serving.loading import named
 from solver_adapters.case.consistency import contradictions
@@ -24,9 +24,11 @@ from solver_adapters.case.places import Places
 from solver_adapters.case.prescribed import Loads, Prescribed, loads, prescribed
 from solver_adapters.case.probes import PointProbe, point_probes
 from solver_adapters.case.reading import CaseFile
+from solver_adapters.case.schema import Case
 from solver_adapters.fenicsx import MultiscaleProblem
 from solver_adapters.macro.closure_flux import ClosureFlux
 from solver_adapters.macro.meshes import MacroMesh, box, cooks_membrane, read_macro_mesh, rectangle
+from solver_adapters.rve.laws import KINEMATICS
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _fine_scale(file: CaseFile, dim: int) -> tuple[FineScale | None, Closure | N
         with file.at("closure", "model"):
             surrogate = framed(own_closure(file, case.closure.model))
     if case.closure.mode != "off" and (fit := case.closure.fit) is not None:
-        names = FORMULATIONS[case.macro.kinematics].kinematics(case.macro.initial).spec(dim, flux_unit="1").gradient
+        names = _fine_spec(case, dim).gradient
         for bound in ("lower", "upper"):
             with file.at("closure", "fit", bound):
                 if (given := getattr(fit, bound)) is not None and len(given) != len(names):
@@ -192,11 +194,14 @@ def _fine_scale(file: CaseFile, dim: int) -> tuple[FineScale | None, Closure | N
     return fine, closure, surrogate, data
 
 
+def _fine_spec(case: Case, dim: int) -> ClosureSpec:
+    return KINEMATICS[case.macro.kinematics](case.macro.initial).spec(dim, flux_unit="1")
+
+
 def _check_fit(parts: Parts) -> None:
     """Complain of closures that take or give something other than the macroscopic problem has."""
     file, dim = parts.file, parts.u.function_space.mesh.geometry.dim
-    initial = file.case.macro.initial
-    spec = parts.formulation.kinematics(initial).spec(dim, flux_unit="1")
+    spec = _fine_spec(file.case, dim)
     counts = (dim * dim, dim * dim) if file.case.macro.kinematics == "finite-strain" else (spec.k, spec.m)
     for key, closure in (("fine", parts.fine_closure), ("model", parts.surrogate)):
         if closure is not None and (closure.spec.k, closure.spec.m) != counts and not (key == "fine" and parts.fine):

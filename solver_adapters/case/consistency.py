@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from solver_adapters.case.complaints import Complaint
+from solver_adapters.case.formulations import FORMULATIONS
 from solver_adapters.case.schema import Case
 from solver_adapters.case.section import Components
 from solver_adapters.rve.laws import LAWS
@@ -48,7 +49,7 @@ def _laws(case: Case) -> Iterator[Complaint]:
 
 
 def _values(case: Case) -> Iterator[Complaint]:
-    scalar = case.macro.kinematics in ("conduction", "field-conduction")
+    scalar = FORMULATIONS[case.macro.kinematics].scalar
     wish = "a number" if scalar else "components, such as { x = 0.0 },"
     values = {("boundary", i, "value"): part.value for i, part in enumerate(case.boundary)}
     values |= {("load", i, "value"): part.value for i, part in enumerate(case.load)}

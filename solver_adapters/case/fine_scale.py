@@ -17,7 +17,6 @@ from coupling.errors import ClosureError, ContractError, MeshError
 from coupling.gate import RangeGate, ToleranceGate
 from coupling.serving.loading import load, named
 from coupling.stretch import StretchFrame
-from solver_adapters.case.formulations import FORMULATIONS
 from solver_adapters.case.reading import CaseFile
 from solver_adapters.case.rve_sections import (
     CellFile,
@@ -35,7 +34,7 @@ from solver_adapters.case.rve_sections import (
 from solver_adapters.case.schema import Fit
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve import energies, meshes
-from solver_adapters.rve.laws import polynomial_conduction
+from solver_adapters.rve.laws import KINEMATICS, polynomial_conduction
 from solver_adapters.rve.unit_cells import UnitCell, read_unit_cell
 from solver_adapters.rve.voxels import read_image, voxel_cell
 
@@ -129,7 +128,7 @@ class FineScale:
         options = self._section.options() | (training if for_training else {})
         depends = like is not None and macro.kinematics == "field-conduction"
         reference = float(like.spec.reference[0]) if depends else macro.initial
-        kinematics = FORMULATIONS[macro.kinematics].kinematics(reference)
+        kinematics = KINEMATICS[macro.kinematics](reference)
         try:
             return PeriodicRVE(self._cell, self._materials, kinematics, **options)
         except ClosureError as error:

@@ -16,7 +16,6 @@ import ufl
 
 from solver_adapters.macro.closure_flux import ClosureFlux
 from solver_adapters.mandel import from_mandel, mandel
-from solver_adapters.rve.kinematics import Kinematics, ScalarField, ScalarGradient, SmallStrain, Stretch
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,6 @@ class Formulation:
         operand: of the closure, from the unknown.
         internal: integrand of the internal virtual work, from the flux and the test function.
         tensor: flux as a vector or tensor for output.
-        kinematics: of the fine scale, from the initial value of a scalar unknown.
     """
 
     unknown: str
@@ -39,7 +37,6 @@ class Formulation:
     operand: Callable[[Any], Any]
     internal: Callable[[ClosureFlux, Any], Any]
     tensor: Callable[[ClosureFlux], Any]
-    kinematics: Callable[[float], Kinematics]
 
 
 def _deformation_gradient(u: Any) -> Any:
@@ -58,7 +55,6 @@ FORMULATIONS = {
         _deformation_gradient,
         lambda P, v: ufl.inner(P.value, ufl.grad(v)),
         lambda P: P.value,
-        lambda initial: Stretch(),
     ),
     "small-strain": Formulation(
         "displacement",
@@ -67,7 +63,6 @@ FORMULATIONS = {
         _strain,
         lambda sigma, v: ufl.inner(sigma.vector, _strain(v)),
         lambda sigma: from_mandel(sigma.vector),
-        lambda initial: SmallStrain(),
     ),
     "conduction": Formulation(
         "field",
@@ -76,7 +71,6 @@ FORMULATIONS = {
         ufl.grad,
         lambda q, v: -ufl.inner(q.value, ufl.grad(v)),
         lambda q: q.value,
-        lambda initial: ScalarGradient(),
     ),
     "field-conduction": Formulation(
         "field",
@@ -85,7 +79,6 @@ FORMULATIONS = {
         lambda theta: [theta, ufl.grad(theta)],
         lambda q, v: -ufl.inner(q.vector, ufl.grad(v)),
         lambda q: q.vector,
-        ScalarField,
     ),
 }
-"""By the name of the kinematics."""
+"""By the name of the kinematics, a key of :data:`solver_adapters.rve.laws.KINEMATICS`."""

@@ -40,12 +40,13 @@ class Fields:
     def __init__(self, problem: Problem, folder: Path, format: str) -> None:
         self._problem, self._open = problem, ExitStack()
         comm = problem.parts.u.function_space.mesh.comm
-        self._write: Write = {"vtu": self._vtu, "vtx": self._vtx, "xdmf": self._xdmf, "none": self._none}[format](
-            comm, folder
-        )
+        formats = {"vtu": self._vtu, "vtx": self._vtx, "xdmf": self._xdmf}
+        self._write = None if format == "none" else formats[format](comm, folder)
 
     def write(self, load: float) -> None:
         """Write the present fields under a load factor (collective)."""
+        if self._write is None:
+            return
         problem = self._problem
         flux = problem.flux.cell_average(problem.parts.formulation.tensor(problem.flux), problem.flux.name)
         fields = [problem.parts.u, flux]
@@ -64,9 +65,6 @@ class Fields:
         share.x.array[share.function_space.dofmap.list[flux.points.cells, 0]] = served.mean(axis=1)
         share.x.scatter_forward()
         return share
-
-    def _none(self, comm: MPI.Comm, folder: Path) -> Write:
-        return lambda fields, load: None
 
     def _vtu(self, comm: MPI.Comm, folder: Path) -> Write:
         file = self._open.enter_context(io.VTKFile(comm, folder / "fields.pvd", "w"))

@@ -9,10 +9,8 @@ from typing import Any
 
 from mpi4py import MPI
 
-import basix.ufl
 import dolfinx
 import numpy as np
-import ufl
 from dolfinx import mesh
 from numpy.typing import NDArray
 
@@ -20,7 +18,15 @@ from coupling.agreement import together
 from coupling.contract import Array
 from coupling.errors import MeshError
 from solver_adapters.rve.mesh_checks import check_cells
-from solver_adapters.rve.unit_cells import KINDS, cell_kind, in_dimension, read_mesh, used_nodes
+from solver_adapters.rve.unit_cells import (
+    KINDS,
+    cell_kind,
+    dolfinx_mesh,
+    in_dimension,
+    in_dolfinx_order,
+    read_mesh,
+    used_nodes,
+)
 
 _FACETS = {
     "triangle": "line",
@@ -111,10 +117,7 @@ def read_macro_mesh(comm: MPI.Comm, path: str | Path, *, tag_name: str | None = 
     read = together(comm, lambda: _read(path, tag_name) if comm.rank == 0 else None)
     nothing = comm.bcast(None if read is None else read.nothing())
     source = nothing if read is None else read
-    kind = KINDS[source.kind]
-    element = basix.ufl.element("Lagrange", kind.name, kind.order, shape=(kind.dim,))
-    cells = _in_dolfinx_order(source.cells, kind.name)
-    domain = mesh.create_mesh(comm, cells=cells, x=source.points, e=ufl.Mesh(element))
+    domain = dolfinx_mesh(comm, source.points, source.cells, KINDS[source.kind])
     return MacroMesh(domain, _facet_tags(domain, source) if source.facets.shape[1] else None, source.names)
 
 
@@ -155,13 +158,8 @@ def _tagged_facets(
 def _facet_tags(domain: mesh.Mesh, source: _Source) -> Any:
     dim = domain.topology.dim - 1
     facet = {"triangle": "interval", "quad": "interval", "tetra": "triangle", "hexahedron": "quadrilateral"}
-    ordered = _in_dolfinx_order(source.facets, facet[KINDS[source.kind].straight])
+    ordered = in_dolfinx_order(source.facets, facet[KINDS[source.kind].straight])
     entities, values = dolfinx.io.distribute_entity_data(domain, dim, ordered, source.tags)
     for pair in ((dim, 0), (dim, dim + 1)):
         domain.topology.create_connectivity(*pair)
     return mesh.meshtags_from_entities(domain, dim, dolfinx.graph.adjacencylist(entities), values.astype(np.int32))
-
-
-def _in_dolfinx_order(cells: NDArray[np.int64], shape: str) -> NDArray[np.int64]:
-    """Cells (c, v) in meshio's order of nodes, in that of DOLFINx."""
-    return np.ascontiguousarray(cells[:, dolfinx.cpp.io.perm_vtk(mesh.to_type(shape), cells.shape[1])])

@@ -41,6 +41,13 @@ class Linearisation:
     flux: Array
     tangent: Array
 
+    def condensed(self, G: Array) -> tuple[Array, Array]:
+        """Flux T − LₑᵀK⁻¹r (m,) and tangent D − LₑᵀK⁻¹L (m, k), from G = BᵀK⁻¹B/|Y| with B = [r, L]."""
+        m, k = self.tangent.shape
+        rows = G[1 + k - m :]
+        flux, tangent = self.flux - rows[:, 0], self.tangent - rows[:, 1:]
+        return flux, (tangent + tangent.T) / 2 if m == k else tangent
+
 
 class CellProblem:
     """Forms of one RVE, compiled once; every evaluation overwrites the matrix :attr:`K`.
@@ -129,7 +136,7 @@ class CellProblem:
 
     def residual_form(self) -> Any:
         """The residual alone as a compiled form, for comparison and plain Newton methods."""
-        return fem.form(ufl.derivative(self._average, self.w))
+        return self._residual_alone
 
     def linearise(self, gradient: Array, fluctuation: Array) -> Linearisation:
         """Assemble r, L, T, D and, in :attr:`K`, the stiffness at g (k,) and w (n,)."""
@@ -167,18 +174,14 @@ class CellProblem:
             return False
         if self._deformation is None:
             return True
-        coefficients = self._pack(gradient, fluctuation, self._folded)
-        return bool(cpp.fem.assemble_scalar(self._folded._cpp_object, self._folded_constants, coefficients) == 0.0)
+        form, coefficients = self._folded, self._pack(gradient, fluctuation, self._folded)
+        return bool(cpp.fem.assemble_scalar(form._cpp_object, self._packed_constants(form), coefficients) == 0.0)
 
     @cached_property
     def _folded(self) -> Any:
         """Volume where det F is not positive."""
         dx = ufl.Measure("dx", self.w.function_space.mesh, metadata={"quadrature_degree": self.quadrature_degree})
         return fem.form(ufl.conditional(ufl.gt(ufl.det(self._deformation), 0.0), 0.0, 1.0) * dx)
-
-    @cached_property
-    def _folded_constants(self) -> Any:
-        return cpp.fem.pack_constants(self._folded._cpp_object)
 
     @cached_property
     def _residual_alone(self) -> Any:
@@ -194,10 +197,12 @@ class CellProblem:
 
     def _assemble_alone(self, out: Array, form: Any, gradient: Array, fluctuation: Array) -> None:
         coefficients = self._pack(gradient, fluctuation, form)
-        constants = self._constants.get(form)
-        if constants is None:
-            constants = self._constants[form] = cpp.fem.pack_constants(form._cpp_object)
-        cpp.fem.assemble_vector(out, form._cpp_object, constants, coefficients)
+        cpp.fem.assemble_vector(out, form._cpp_object, self._packed_constants(form), coefficients)
+
+    def _packed_constants(self, form: Any) -> Any:
+        if form not in self._constants:
+            self._constants[form] = cpp.fem.pack_constants(form._cpp_object)
+        return self._constants[form]
 
     def assemble_stiffness(self, coefficients: Any) -> None:
         """Overwrite :attr:`K`; the rows and columns of the pinned block are those of the identity."""

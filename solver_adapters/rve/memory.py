@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from coupling.anchors import product
 from coupling.contract import Array
 
 
@@ -24,5 +23,4 @@ class Memory:
 
     def carried(self, gradient: Array) -> Array:
         """Fluctuations (n, N) at other gradients to first order, w + S (g' − g)."""
-        step = (gradient - self.gradient)[:, :, None]
-        return np.asarray(self.fluctuation + np.matmul(self.sensitivity, step)[:, :, 0])
+        return self.fluctuation + product(self.sensitivity, gradient - self.gradient)

@@ -101,22 +101,18 @@ class Sweep:
         return start, error
 
     def _respond(self, gradient: Array, fluctuation: Array, which: int) -> tuple[Array, Array] | None:
-        """Condensed tangent (m, k) and sensitivity (N, k), None where the shared factor is too far away."""
-        k = self.problem.spec.k
+        """Condensed tangent (m, k) and sensitivity (N, k), None under a border or where the factor is too far away."""
+        if self.problem.border is not None:
+            return None
         system = self.problem.linearise(gradient, fluctuation)
         self.ledger.count("rve/tangents")
-        B = system.right
 
         def solve(columns: Array) -> Array:
             return self.factors.solve(np.full(columns.shape[1], which), columns.T).T
 
-        if (
-            self.problem.border is not None
-            or (answer := refined(B, solve, self._products.product, largest=_LARGEST_REMAINDER)) is None
-        ):
+        answer = refined(system.right, solve, self._products.product, largest=_LARGEST_REMAINDER)
+        if answer is None:
             return None
         X, G = answer
-        tangent = system.tangent - G[1 + k - self.problem.spec.m :, 1:] / self.problem.volume
-        if self.problem.spec.m == k:
-            tangent = (tangent + tangent.T) / 2
+        _, tangent = system.condensed(G / self.problem.volume)
         return tangent, -X[:, 1:]

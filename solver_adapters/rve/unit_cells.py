@@ -121,7 +121,7 @@ def unit_cell(
     check_tags(labels, "tag", x[nodes].mean(axis=1), source)
     edges = None if lattice is None else np.asarray(lattice, dtype=float)
     check_mesh(x, nodes[:, : cell.vertices], cell.straight, edges, source)
-    mesh = _dolfinx_mesh(x, nodes, cell)
+    mesh = dolfinx_mesh(MPI.COMM_SELF, x, nodes, cell)
     order = np.asarray(mesh.topology.original_cell_index)
     entities = np.arange(len(order), dtype=np.int32)
     cell_tags = dolfinx.mesh.meshtags(mesh, cell.dim, entities, labels[order].astype(np.int32))
@@ -258,8 +258,13 @@ def used_nodes(points: Array, cells: NDArray[np.int64], source: str) -> tuple[Ar
     return np.ascontiguousarray(points[used]), renumbered.reshape(cells.shape)
 
 
-def _dolfinx_mesh(points: Array, cells: NDArray[np.int64], kind: CellKind) -> Any:
+def dolfinx_mesh(comm: MPI.Comm, points: Array, cells: NDArray[np.int64], kind: CellKind) -> dolfinx.mesh.Mesh:
+    """Mesh of points (n, d) and cells (c, v) in meshio's order of nodes, each of which some rank gives (collective)."""
     element = basix.ufl.element("Lagrange", kind.name, kind.order, shape=(kind.dim,))
-    to_dolfinx = dolfinx.cpp.io.perm_vtk(dolfinx.mesh.to_type(kind.name), cells.shape[1])
-    nodes = np.ascontiguousarray(cells[:, to_dolfinx])
-    return dolfinx.mesh.create_mesh(MPI.COMM_SELF, cells=nodes, x=points, e=ufl.Mesh(element))
+    nodes = in_dolfinx_order(cells, kind.name)
+    return dolfinx.mesh.create_mesh(comm, cells=nodes, x=points, e=ufl.Mesh(element))
+
+
+def in_dolfinx_order(cells: NDArray[np.int64], shape: str) -> NDArray[np.int64]:
+    """Cells (c, v) of DOLFINx' name ``shape`` in meshio's order of nodes, in that of DOLFINx."""
+    return np.ascontiguousarray(cells[:, dolfinx.cpp.io.perm_vtk(dolfinx.mesh.to_type(shape), cells.shape[1])])
