@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def serve(queue):
     """Rows that each client is served in each batch, in order."""
     batches = []
     while queue:
-        batch, rows = queue.next_batch(), Counter()
+        batch, rows = queue.next_batch(), Counter[Any]()
         for p, part in zip(batch.pieces, batch.parts, strict=True):
             assert part.start == p.done
             p.done = part.stop
@@ -77,7 +78,7 @@ def test_every_row_is_served_once(version):
     points = rng.integers(1, 6000, 20)
     for number, n in enumerate(points):
         queue.add(piece(number % 7, int(n), version))
-    served = sum(serve(queue), Counter())
+    served = sum(serve(queue), Counter[int]())
     np.testing.assert_array_equal([served[c] for c in range(7)], [points[c::7].sum() for c in range(7)])
 
 

@@ -6,7 +6,6 @@ import os
 import time
 from typing import Any
 
-
 _EAGER = 1e-4
 """Seconds without sleeps."""
 _SHORTEST, _LONGEST = 2e-5, 1e-3
