@@ -5,7 +5,7 @@ triton_packages=(nvidia-pytriton==0.7.0 'onnxruntime>=1.20,<2')
 
 # Have TWOSCALE_TRITON name a Python environment with Triton, unless there is one or a `tritonserver`.
 triton() {
-    local folder status=0 interpreter
+    local folder status=0
     if [[ -n ${TWOSCALE_TRITON:-} ]] || inside bash -c 'command -v tritonserver' >/dev/null; then return; fi
     folder=triton-$(key "$python" "${root:-$("$python" --version)}" "${triton_packages[@]}")
     if [[ ! -d $cache/$folder ]]; then

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,13 +32,14 @@ def serve(queue):
     """Rows that each client is served in each batch, in order."""
     batches = []
     while queue:
-        batch = queue.next_batch()
-        batches.append({p.client: part.stop - part.start for p, part in zip(batch.pieces, batch.parts, strict=True)})
+        batch, rows = queue.next_batch(), Counter[Any]()
         for p, part in zip(batch.pieces, batch.parts, strict=True):
             assert part.start == p.done
             p.done = part.stop
+            rows[p.client] += part.stop - part.start
             if not p.left:
                 queue.finished(p)
+        batches.append(rows)
     return batches
 
 
@@ -75,16 +78,8 @@ def test_every_row_is_served_once(version):
     points = rng.integers(1, 6000, 20)
     for number, n in enumerate(points):
         queue.add(piece(number % 7, int(n), version))
-    served = np.zeros(7, int)
-    while queue:
-        batch = queue.next_batch()
-        for p, part in zip(batch.pieces, batch.parts, strict=True):
-            assert part.start == p.done
-            p.done = part.stop
-            served[p.client] += part.stop - part.start
-            if not p.left:
-                queue.finished(p)
-    np.testing.assert_array_equal(served, [points[c::7].sum() for c in range(7)])
+    served = sum(serve(queue), Counter[int]())
+    np.testing.assert_array_equal([served[c] for c in range(7)], [points[c::7].sum() for c in range(7)])
 
 
 def test_other_models_wait_for_their_turn(version):

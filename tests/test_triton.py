@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 
 from mpi4py import MPI
 
@@ -86,6 +87,12 @@ def write_foreign_model(folder):
     )
 
 
+def assert_right(answer, gradient=GRADIENT):
+    exact = LAW.evaluate(gradient, None, 1.0)
+    np.testing.assert_allclose(answer.flux, exact.flux, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(answer.tangent, exact.tangent, rtol=1e-11, atol=1e-12)
+
+
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 
@@ -160,9 +167,7 @@ def test_every_rank_has_its_own_connection(tmp_path):
         n = 700 * comm.rank + (0 if comm.size > 1 else 10)
         gradient = probes(LAW.spec, n, 0.1) if n else np.empty((0, 3))
         for _ in range(5):
-            answer, exact = closure.evaluate(gradient, None, 1.0), LAW.evaluate(gradient, None, 1.0)
-            np.testing.assert_allclose(answer.flux, exact.flux, rtol=1e-11, atol=1e-12)
-            np.testing.assert_allclose(answer.tangent, exact.tangent, rtol=1e-11, atol=1e-12)
+            assert_right(closure.evaluate(gradient, None, 1.0), gradient)
         assert closure.ledger.counts["surrogate/points"] == 5 * n
         comm.barrier()
         if server is not None:
@@ -174,32 +179,24 @@ def test_every_rank_has_its_own_connection(tmp_path):
         assert closure.ledger.counts["surrogate/faults"] == 1
 
 
-class shared_server:
+@contextmanager
+def shared_server(folder):
     """A server that rank 0 runs for all ranks: (the server or None, its address)."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        self.context, server, outcome = None, None, None
+    server, outcome = None, None
+    with ExitStack() as stack:
         if comm.rank == 0:
             try:
-                export_triton(own_energy(), self.folder, name="energy")
-                self.context = triton(self.folder)
-                server = self.context.__enter__()
+                export_triton(own_energy(), folder, name="energy")
+                server = stack.enter_context(triton(folder))
                 outcome = "address", server.address
             except pytest.skip.Exception as skipped:
                 outcome = "skip", skipped.msg
-            except Exception as error:  # the other ranks wait for the outcome
+            except (Exception, pytest.fail.Exception) as error:  # the other ranks wait for the outcome
                 outcome = "fail", repr(error)
         kind, text = comm.bcast(outcome)
         if kind != "address":
             getattr(pytest, kind)(text)
-        return server, text
-
-    def __exit__(self, *error):
-        if self.context is not None:
-            self.context.__exit__(*error)
+        yield server, text
 
 
 # ---- what does not fit -----------------------------------------------------------------------------------------------
@@ -266,12 +263,6 @@ def energy(repository, tmp_path):
 def mortal(energy):
     with triton(energy) as server:
         yield server
-
-
-def assert_right(answer, gradient=GRADIENT):
-    exact = LAW.evaluate(gradient, None, 1.0)
-    np.testing.assert_allclose(answer.flux, exact.flux, rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(answer.tangent, exact.tangent, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("memory", ["message", "system"])

@@ -12,6 +12,7 @@ from coupling.contract import ClosureSpec
 from coupling.errors import ServerRefusedError
 from coupling.serving.address import peer
 from coupling.serving.batching import Piece
+from coupling.serving.evaluation import nothing
 from coupling.serving.frames import (
     PROTOCOL,
     REQUEST_BYTES,
@@ -62,7 +63,7 @@ class Client:
         self.model: Model | None = None
         self.version: Version | None = None
         self.segment: Segment | None = None
-        self._unpin: Callable[[], None] = _nothing
+        self._unpin: Callable[[], None] = nothing
         self._busy: set[int] = set()
         self.receive: Callable[[], None] = self._receive_hello
         self._buffer = memoryview(bytearray(REQUEST_BYTES + 1))
@@ -225,10 +226,6 @@ class Client:
 def spec_as_json(spec: ClosureSpec) -> dict[str, Any]:
     """A specification for JSON; ``ClosureSpec`` of the values, lists made tuples, is the specification again."""
     return dict(vars(spec))
-
-
-def _nothing() -> None:
-    pass
 
 
 def _close(descriptors: list[int]) -> None:

@@ -86,13 +86,9 @@ class DeviceEvaluator:
 
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         """Hand over the rows."""
-        gradients = [part.slot.gradient[part.start : part.stop] for part in parts]
-        self._on_device.evaluate_into(gradients, [_rows(part.slot, slice(part.start, part.stop)) for part in parts])
-
-
-def _rows(slot: Slot, rows: slice) -> Response:
-    flux, tangent, status = slot.flux[rows], slot.tangent[rows], slot.status[rows]
-    return Response(flux, tangent, status, uncertainty=slot.uncertainty[rows], energy=slot.energy[rows])
+        slots = [part.slot.rows(part.start, part.stop) for part in parts]
+        responses = [Response(s.flux, s.tangent, s.status, uncertainty=s.uncertainty, energy=s.energy) for s in slots]
+        self._on_device.evaluate_into([slot.gradient for slot in slots], responses)
 
 
 class HostEvaluator:
@@ -132,7 +128,7 @@ class HostEvaluator:
 
     def pin(self, memory: mmap.mmap) -> Callable[[], None]:
         """Nothing to prepare."""
-        return _nothing
+        return nothing
 
     def _evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         n = 0
@@ -157,8 +153,8 @@ class HostEvaluator:
         return end
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """What undoes a preparation that there was none of."""
 
 
 def out_of_memory(error: BaseException) -> bool:

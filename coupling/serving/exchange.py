@@ -23,22 +23,39 @@ NEVER = 2**63 - 1
 class Ticket:
     """An evaluation under way.
 
-    ``response`` is filled as answers come; ``todo`` are the rows not yet sent, ``left`` counts those not yet answered,
-    ``deadline`` is when they are worth nothing any more (monotonic clock, ns), ``compute_ns`` the model's time in the
-    server so far.
+    ``response`` is filled as answers come; ``deadline`` is when they are worth nothing any more (monotonic clock, ns),
+    ``todo`` are the rows not yet sent, ``left`` counts those not yet answered, ``compute_ns`` is the model's time in
+    the server so far.
     """
 
     gradient: Array
     state: Array | None
     dt: float
     hint: Array | None
-    todo: deque[Rows]
-    left: int
-    deadline: int
+    deadline: int = NEVER
+    todo: deque[Rows] = field(init=False)
+    left: int = field(init=False)
     response: Response | None = None
     compute_ns: int = 0
     attempts: int = 0
     error: Exception | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.left = len(self.gradient)
+        self.todo = deque([(0, self.left)])
+
+    @property
+    def open(self) -> bool:
+        """Whether there are answers to wait for."""
+        return bool(self.left) and self.error is None
+
+    def result(self, spec: ClosureSpec, optional: int) -> Response:
+        """The response, an empty one where there are no points; raises the error where there is one."""
+        if self.error is not None:
+            raise self.error
+        if self.response is None:
+            self.response = empty_response(spec, 0, optional)
+        return self.response
 
     @property
     def seconds_left(self) -> float:
@@ -174,7 +191,7 @@ class Exchange(Generic[L]):
         tickets = dict.fromkeys([ticket for ticket, _, _ in self._sent.values()] + list(self._waiting))
         self._sent.clear()
         self._waiting.clear()
-        return [ticket for ticket in tickets if ticket.left and ticket.error is None]
+        return [ticket for ticket in tickets if ticket.open]
 
     def _send(self) -> None:
         waiting, free = self._waiting, self._free

@@ -95,12 +95,12 @@ def in_job_servers(
     sources = {"": models} if isinstance(models, str | os.PathLike) else dict(models)
     node = node_of(comm)
     together(comm, lambda: _check_size(node.size, per_node))
-    index = node.rank - (node.size - per_node)
+    solving = node.size - per_node
+    index = node.rank - solving
     team, waiting = comm.Split(int(index >= 0), comm.rank), BackOff(crowded(node))
     place = device_in_turn(index) if device == "auto" else device
     versions = together(comm, lambda: _loaded(sources, place) if index >= 0 else {})
     _check_same(comm.allgather([(v.source, v.fingerprint) for v in versions.values()]))
-    solving = node.size - per_node
     offers = [_Offer(name, node, versions.get(name), solving) for name in sources]
     if index >= 0:
         clients = sum(client % per_node == index for client in range(solving))

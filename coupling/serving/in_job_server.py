@@ -62,7 +62,6 @@ class InJobServer:
         self._work = Work(self._queue, self._answer, Log())
         self._sending: list[MPI.Request] = []
         self._errors: list[str] = []
-        self._senders: dict[tuple[int, int], Sender] = {}
 
     def run(self) -> list[str]:
         """What went wrong on clients, once all of them have left."""
@@ -86,7 +85,7 @@ class InJobServer:
     def _receive(self) -> bool:
         """Take one message of each channel that has some; whether there was any."""
         status, got = MPI.Status(), False
-        for number, channel in enumerate(self._channels):
+        for channel in self._channels:
             message = channel.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
             if message is None:
                 continue
@@ -94,8 +93,7 @@ class InJobServer:
             if status.Get_tag() == LEAVE:
                 self._leaves(client, message, status.Get_count(MPI.BYTE))
             else:
-                sender = self._senders.setdefault((number, client), (channel, client))
-                self._take(sender, status.Get_tag(), message)
+                self._take((channel, client), status.Get_tag(), message)
         return got
 
     def _take(self, sender: Sender, number: int, message: MPI.Message) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from typing import Any
 
 from mpi4py import MPI
@@ -14,7 +13,7 @@ import numpy as np
 from coupling.contract import Array, ClosureSpec, Response, check_arguments
 from coupling.errors import ServerError, ServerUnavailableError
 from coupling.ledger import Ledger
-from coupling.serving.exchange import NEVER, Exchange, Ticket, empty_response
+from coupling.serving.exchange import Exchange, Ticket
 from coupling.serving.frames import Reply, Request, unpack_reply
 from coupling.serving.parcels import Parcels
 from coupling.serving.segment import Layout
@@ -104,7 +103,7 @@ class InJobSurrogate:
         if self._closed:
             raise ServerError("the server ranks have ended: evaluate inside the block of in_job_servers")
         n = check_arguments(self.spec, gradient, state, hint)
-        ticket = Ticket(gradient, state, dt, hint, deque([(0, n)]), n, NEVER)
+        ticket = Ticket(gradient, state, dt, hint)
         if n:
             self._exchange.add(ticket)
         self.ledger.count("server/calls")
@@ -117,13 +116,9 @@ class InJobSurrogate:
         Raises:
             ServerError: as :meth:`evaluate`.
         """
-        while ticket.left and ticket.error is None:
+        while ticket.open:
             self._exchange.progress(math.inf)
-        if ticket.error is not None:
-            raise ticket.error
-        if ticket.response is None:  # no points
-            ticket.response = empty_response(self.spec, 0, self._optional)
-        return ticket.response
+        return ticket.result(self.spec, self._optional)
 
     def close(self) -> None:
         """Wait for what is under way, and ask nothing more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import MissingPackageError, ServerRefusedError
+from coupling.serving.segment import aligned
 
 INPUT = "gradient"
 
@@ -156,16 +158,13 @@ class RegionTransfer:
     def __init__(self, grpc: Any, gradient: Array, outputs: Sequence[Output], region: Region) -> None:
         self._grpc, self._gradient, self._outputs, self._region = grpc, gradient, outputs, region
         self._bytes = gradient.nbytes // len(gradient)
-        self._offsets, offset = {}, gradient.nbytes
-        for output in outputs:
-            self._offsets[output.name] = offset
-            offset += _aligned(len(gradient) * output.nbytes)
+        self._offsets = dict(zip((output.name for output in outputs), _ends(gradient, outputs), strict=False))
         region.write(gradient)
 
     @staticmethod
     def size(gradient: Array, outputs: Sequence[Output]) -> int:
         """Bytes that an evaluation needs."""
-        return gradient.nbytes + sum(_aligned(len(gradient) * output.nbytes) for output in outputs)
+        return _ends(gradient, outputs)[-1]
 
     def tensors(self, part: slice) -> dict[str, list[Any]]:
         """Inputs and outputs of the request for these points."""
@@ -205,6 +204,6 @@ def _check_shape(output: Output, shape: tuple[int, ...] | None, part: slice) -> 
         raise ServerRefusedError(f"the server's {output.name} must be of shape {expected}, got {shape}")
 
 
-def _aligned(size: int) -> int:
-    """Up to a multiple of 8 bytes."""
-    return -(-size // 8) * 8
+def _ends(gradient: Array, outputs: Sequence[Output]) -> list[int]:
+    """Bytes after which the gradients end, and each result after them."""
+    return list(accumulate((aligned(len(gradient) * o.nbytes, 8) for o in outputs), initial=gradient.nbytes))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from coupling.contract import Array, Closure, ClosureSpec, Response, check_argum
 from coupling.errors import ContractError, ServerError, ServerRefusedError, ServerUnavailableError
 from coupling.ledger import Ledger
 from coupling.serving.breaker import Breaker
-from coupling.serving.exchange import NEVER, Exchange, Ticket, empty_response
+from coupling.serving.exchange import NEVER, Exchange, Ticket
 from coupling.serving.link import Link
 from coupling.serving.local_copy import LocalCopy
 from coupling.serving.lookup import Lookup
@@ -126,7 +125,7 @@ class RemoteSurrogate:
         """
         n = check_arguments(self.spec, gradient, state, hint)
         deadline = NEVER if self._deadline is None else time.monotonic_ns() + int(1e9 * self._deadline)
-        ticket = Ticket(gradient, state, dt, hint, deque([(0, n)]), n, deadline)
+        ticket = Ticket(gradient, state, dt, hint, deadline)
         if n and self._exchange is not None:
             self._exchange.add(ticket)
         self.ledger.count("server/calls")
@@ -139,18 +138,14 @@ class RemoteSurrogate:
         Raises:
             ServerError: as :meth:`evaluate`.
         """
-        while ticket.left and ticket.error is None:
+        while ticket.open:
             try:
                 if self._exchange is None:
                     raise ServerUnavailableError(f"there is no connection to the server at {self.address}")
                 self._exchange.progress(ticket.seconds_left)
             except ServerUnavailableError as error:
                 self._recover(ticket, error)
-        if ticket.error is not None:
-            raise ticket.error
-        if ticket.response is None:  # no points
-            ticket.response = empty_response(self.spec, 0, self._optional)
-        return ticket.response
+        return ticket.result(self.spec, self._optional)
 
     def adopt(self, version: int | None = None, comm: Any = None) -> int:
         """Use another version from now on, and return its number; no evaluation may be under way.

@@ -100,17 +100,17 @@ class Layout:
     @property
     def input_bytes(self) -> int:
         """Bytes of what a client fills in: the first part of a slot."""
-        return sum(_aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()[:_INPUTS])
+        return sum(aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()[:_INPUTS])
 
     @property
     def used_bytes(self) -> int:
         """Bytes of all arrays of a slot."""
-        return sum(_aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()) + self.capacity
+        return sum(aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()) + self.capacity
 
     @property
     def slot_bytes(self) -> int:
         """Bytes of a slot, whole pages."""
-        return _aligned(self.used_bytes, _PAGE)
+        return aligned(self.used_bytes, _PAGE)
 
     @property
     def bytes(self) -> int:
@@ -142,7 +142,7 @@ class Layout:
             offset += gap * (number == _INPUTS)
             shape = shapes.get(name, (n, width))
             arrays[name] = np.ndarray(shape, np.float64, memory, offset) if width else None
-            offset += _aligned(8 * n * width, _LINE)
+            offset += aligned(8 * n * width, _LINE)
         return Slot(**arrays, status=np.ndarray((n,), np.int8, memory, offset))
 
 
@@ -201,5 +201,6 @@ def _check_memory(descriptor: int, size: int) -> None:
         raise ServerRefusedError(f"a segment is sealed ({SEALS:#x}) and has {size} bytes, {got}")
 
 
-def _aligned(size: int, to: int) -> int:
+def aligned(size: int, to: int) -> int:
+    """The size up to a multiple of ``to``."""
     return -(-size // to) * to

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,13 +81,13 @@ class TritonSurrogate:
         breaker: Breaker | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        self._place = Place(address, model, version, tls, headers, memory, device)
+        place = Place(address, model, version, tls, headers, memory, device)
         self._timeout, self._attempts, self._breaker = timeout, attempts, breaker or Breaker()
         self.ledger = Ledger() if ledger is None else ledger
-        connection = Connection(self._place, spec, batch, time.monotonic() + timeout)
+        connection = Connection(place, spec, batch, time.monotonic() + timeout)
         self.spec, self.version = connection.spec, connection.version
         self._batch, self._outputs = connection.batch, connection.outputs
-        self._place = Place(address, model, self.version, tls, headers, memory, device)
+        self._place = replace(place, version=self.version)
         self._reference = np.array(self.spec.reference)
         self._local = None if local is None else LocalCopy(local, self.spec, self.ledger)
         self._connection: Connection | None = None

@@ -1,6 +1,6 @@
 """One measurement of :mod:`tests.benchmarks.bench_balance`, on the ranks that it is started on.
 
-mpirun -n 2 python tests/benchmarks/balance_run.py RVE REPEATS JSON
+mpirun -n 2 python -m tests.benchmarks.balance_run RVE REPEATS JSON
 """
 
 from __future__ import annotations
@@ -74,7 +74,6 @@ def measure(comm: MPI.Comm, name: str, repeats: int) -> dict[str, Any]:
         for variant, fine in variants.items():
             rve.ledger.reset()
             balanced.ledger.reset()
-            watched.work = []
             done = run(comm, AcceleratedClosure(fine, surrogate, gate=RangeGate()), case, cells=CELLS)
             seconds = comm.allreduce(done.seconds, op=MPI.MAX)
             tips[variant], taken = done.tip, watched.taken()

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from coupling.serving.models import Version, prepare
+from coupling.serving.models import BATCH, Version, prepare
 from tests.benchmarks.scale_figure import draw
 from tests.benchmarks.scale_inputs import Service, as_numbers, measured_costs, measured_run
 from tests.benchmarks.scale_model import Costs, Layout, Load, Run, simulate
@@ -96,7 +96,7 @@ def pooled_costs(costs: Costs, dim: str) -> Costs:
 
 def plan(costs: Costs, version: Version, dim: str = "2D") -> list[dict[str, Any]]:
     """Iterations of jobs of all sizes, with a server for every ten ranks on their node, or in a pool."""
-    version.evaluator.batch = 65_536  # type: ignore[misc]
+    version.evaluator.batch = BATCH["cuda"]  # type: ignore[misc]
     per_gpu, rows = int(ASSUMED["ranks_per_gpu"]), []
     places = {
         "on the node": (gpu_costs(costs, dim), per_gpu * int(ASSUMED["gpus_per_node"])),

@@ -23,6 +23,7 @@ from demos.cook_runs import MATERIALS, Case, create_rve
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import Energy
 from surrogates import Dataset, FieldPredictor, KernelSurrogate, sample, stretch_design, train_energy_network
+from tests.benchmarks.bench_fe2 import moduli
 from tests.benchmarks.timing import show, with_goals
 from tests.benchmarks.warmstart_runs import Variant
 from tests.hostile_surrogates import HOSTILE
@@ -73,16 +74,10 @@ def exact_mode(fine: PeriodicRVE, surrogate: Closure) -> Closure:
     return StretchFrame(AcceleratedClosure(fine, surrogate, gate=RangeGate(), mode="exact"))
 
 
-def closed_form(rve: PeriodicRVE) -> Closure:
-    """A neo-Hookean law with the RVE's moduli in the reference state."""
-    A = rve.reference.tangent
-    return StretchNeoHookean(float(A[2, 2]) / 2, float(A[0, 1]))
-
-
 def unlearned_exact(case: Case, materials: Mapping[int, Energy] = MATERIALS) -> Closure:
-    """The exact mode with the neo-Hookean law in place of a surrogate."""
+    """The exact mode with a neo-Hookean law of the RVE's moduli in place of a surrogate."""
     rve = rve_of(case, materials=materials)
-    return exact_mode(rve, closed_form(rve))
+    return exact_mode(rve, StretchNeoHookean(*moduli(rve)))
 
 
 def exact_variants(case: Case, learned: Learned) -> dict[str, Variant]:

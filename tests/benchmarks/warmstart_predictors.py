@@ -86,24 +86,25 @@ def sweep(variant: Variant, loads: Array, nu: float, cells: int) -> tuple[Cost, 
     return cost, np.array(solutions)
 
 
+def informed(runs: list[Run]) -> PODPredictor:
+    """POD interpolation that knows the runs from which the network learns."""
+    pod = PODPredictor(window=200)
+    for run in runs:
+        for x, y in zip(run.known, run.found, strict=True):
+            pod.observe(x[None], y[None])
+    return pod
+
+
 def variants(runs: list[Run]) -> tuple[dict[str, Variant], float]:
     """All that are compared, and the seconds it took to train."""
     start = time.perf_counter()
     network = train_state_network(runs, rank=12, hidden=(12, 12), validation=0.1, max_iterations=150)
     seconds = time.perf_counter() - start
-
-    def informed() -> Predictor:
-        pod = PODPredictor(window=200)
-        for run in runs:
-            for x, y in zip(run.known, run.found, strict=True):
-                pod.observe(x[None], y[None])
-        return pod
-
     found = {"last solution": Variant("none")}
     found |= {name: Variant(name) for name in ("linear", "quadratic", "tangent", "projection", "pod")}
     if importlib.util.find_spec("pydmd"):
         found |= {name: Variant(name) for name in ("dmd", "edmd")}
-    found["pod, earlier runs"] = Variant(informed)
+    found["pod, earlier runs"] = Variant(lambda: informed(runs))
     for guess in ("fischer", "pod"):
         found[f"last solution, -ksp_guess_type {guess}"] = Variant("none", guess)
         found[f"quadratic, -ksp_guess_type {guess}"] = Variant("quadratic", guess)

@@ -17,10 +17,10 @@ from coupling import Closure
 from coupling.contract import Array
 from coupling.guess import Guess, Predictor
 from coupling.predictors import create_predictor
-from coupling.predictors.pod import PODPredictor
 from demos.cook_runs import MATERIALS, Case
 from solver_adapters.rve.energies import NeoHookean
 from surrogates.state_network import Run, train_state_network
+from tests.benchmarks.warmstart_predictors import informed
 from tests.benchmarks.warmstart_runs import Size, Variant, single_run
 
 EARLIER, NEW = (1.0, 1.5, 3.0), 2.0
@@ -91,19 +91,11 @@ def start_variants(classical: Callable[[], Closure], runs: list[Run]) -> tuple[d
     begin = time.perf_counter()
     network = train_state_network(runs, rank=8, hidden=(12, 12), max_iterations=150)
     seconds = time.perf_counter() - begin
-
-    def informed() -> Predictor:
-        pod = PODPredictor(window=200)
-        for run in runs:
-            for x, y in zip(run.known, run.found, strict=True):
-                pod.observe(x[None], y[None])
-        return AtModulus(pod, NEW)
-
     variants = {f"start: {name}": Variant(classical, name) for name in ("previous", "quadratic")}
     variants |= {f"start: {name}": Variant(classical, name) for name in ("tangent", "projection")}
     fitted = ["pod", *(("dmd", "edmd") if importlib.util.find_spec("pydmd") else ())]
     variants |= {f"start: {name}": Variant(classical, lambda name=name: create_predictor(name)) for name in fitted}  # type: ignore[misc]
-    variants["start: pod, earlier runs"] = Variant(classical, informed)
+    variants["start: pod, earlier runs"] = Variant(classical, lambda: AtModulus(informed(runs), NEW))
     variants["start: network"] = Variant(classical, lambda: AtModulus(network, NEW), kind="learned")
     variants["gmres"] = Variant(classical, linear=GMRES)
     for guess in ("fischer", "pod"):
