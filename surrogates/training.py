@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from coupling.contract import Array
 from coupling.errors import ContractError
+from surrogates import least_squares
 from surrogates.backend import NumpyBackend, Precision
 from surrogates.dataset import Dataset
 from surrogates.energy_network import EnergyNetwork
@@ -93,9 +94,7 @@ def train_energy_network(
 def fit_polynomial(
     dataset: Dataset, *, degree: int = 8, seed: int = 0, hold_out: float = 0.15, device: str = "cpu"
 ) -> EnergySurrogate:
-    """Fit a polynomial energy by linear least squares.
-
-    Columns are scaled to unit norm, singular values below 1e-13 of the largest are cut off.
+    """Fit a polynomial energy by linear least squares (:func:`surrogates.least_squares.solve`).
 
     Args:
         dataset: samples of the fine scale.
@@ -112,15 +111,10 @@ def fit_polynomial(
     monomials = Monomials.up_to(degree, k)
     free = len(monomials.exponents) - 1 - k
     x, targets, weights = _Scaling(train, growth=0.0).problem(train)
-    if targets.size < free:
-        raise ContractError(
-            f"{len(train)} samples give {targets.size} equations for the {free} coefficients of degree {degree}: "
-            "sample more or lower the degree"
-        )
+    least_squares.check_determined(targets.size, free, degree=degree, samples=len(train))
     rows = np.tensordot(monomials.evaluate(x), monomials.responses(np.ones(k)), axes=(1, 2))  # (n, C, M)
     matrix = (rows[:, :, 1 + k :] * weights[:, None]).reshape(-1, free)
-    norms = np.linalg.norm(matrix, axis=0)
-    solution = np.linalg.lstsq(matrix / norms, (targets * weights).ravel(), rcond=1e-13)[0] / norms
+    solution = least_squares.solve(matrix, (targets * weights).ravel())
     energy_scale = _rms(train.energies)
     coefficients = np.concatenate((np.zeros(1 + k), energy_scale * solution))
     polynomial = PolynomialEnergy({"coefficients": coefficients, "scale": scale}, degree, k, device)
