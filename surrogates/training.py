@@ -18,7 +18,6 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from coupling.contract import Array
-from coupling.errors import ContractError
 from surrogates import least_squares
 from surrogates.backend import NumpyBackend, Precision
 from surrogates.dataset import Dataset
@@ -63,7 +62,7 @@ def train_energy_network(
     Raises:
         ContractError: where the data set is too small, or nothing would be left to train on.
     """
-    train, validating, held = _split(dataset, (validation, hold_out), seed)
+    train, validating, held = dataset.split((validation, hold_out), seed)
     layers, scaling = (dataset.spec.k, *hidden), _Scaling(train)
     fit = NetworkFit(*scaling.problem(train), layers)
     check = NetworkFit(*scaling.problem(validating), layers)
@@ -106,7 +105,7 @@ def fit_polynomial(
     Raises:
         ContractError: where the data set is too small, to hold anything out or for the number of coefficients.
     """
-    train, held = _split(dataset, (hold_out,), seed)
+    train, held = dataset.split((hold_out,), seed)
     k, scale = dataset.spec.k, dataset.stretches.scale
     monomials = Monomials.up_to(degree, k)
     free = len(monomials.exponents) - 1 - k
@@ -162,18 +161,6 @@ class _Scaling:
 def _rms(values: Array) -> float:
     """Root mean square over the samples of the Euclidean norm of each."""
     return float(np.sqrt(np.sum(values * values) / len(values)))
-
-
-def _split(dataset: Dataset, fractions: Sequence[float], seed: int) -> list[Dataset]:
-    """Disjoint random parts: one to fit, then one for each fraction; the last is the same whatever the others."""
-    if len(dataset) >= 10 and min(fractions) > 0.0 and sum(fractions) < 1.0:
-        parts = dataset.split(fractions, seed)
-        if all(len(part) > 0 for part in parts):
-            return parts
-    raise ContractError(
-        "training needs 10 samples or more, and fractions to hold out and to validate on that are above 0 and leave "
-        f"something to train on, got {len(dataset)} samples and {' and '.join(map(str, fractions))}"
-    )
 
 
 def _with_card(potential: Potential, dataset: Dataset, held: Dataset, training: dict[str, Any]) -> EnergySurrogate:
