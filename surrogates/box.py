@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,6 +65,11 @@ class Box:
         """Mask (n,) of the gradients (n, k) in the box, bounds included."""
         lower, upper = self._bounds
         return np.asarray(((gradient >= lower) & (gradient <= upper)).all(axis=1))
+
+    def grid(self, n: int) -> Array:
+        """The nᵏ gradients (nᵏ, k) of a regular grid from bound to bound."""
+        axes = [np.linspace(low, high, n) for low, high in zip(self.lower, self.upper, strict=True)]
+        return np.array(list(itertools.product(*axes)))
 
     @cached_property
     def _bounds(self) -> tuple[Array, Array]:

@@ -108,17 +108,23 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, fractions: Sequence[float], seed: int) -> list[Dataset]:
-        """Disjoint random parts: the rest, then one of one sample or more for each fraction.
+        """Disjoint random parts: the rest to train on, then one of one sample or more for each fraction.
 
         The same for the same seed; the last part depends on its own fraction only.
+
+        Raises:
+            ContractError: where there are fewer than 10 samples, a fraction is not above 0, or nothing would be left.
         """
+        possible = len(self) >= 10 and min(fractions) > 0.0 and sum(fractions) < 1.0
+        counts = [max(1, round(fraction * len(self))) for fraction in fractions if possible]
+        if not possible or sum(counts) >= len(self):
+            raise ContractError(
+                "training needs 10 samples or more, and fractions to hold out and to validate on that are above 0 and "
+                f"leave something to train on, got {len(self)} samples and {' and '.join(map(str, fractions))}"
+            )
         order = np.random.default_rng(seed).permutation(len(self))
-        parts: list[Dataset] = []
-        for fraction in reversed(fractions):
-            count = max(1, round(fraction * len(self)))
-            parts.append(self.subset(np.sort(order[:count])))
-            order = order[count:]
-        return [self.subset(np.sort(order)), *reversed(parts)]
+        parts = np.split(order, np.cumsum(counts[::-1]))[::-1]
+        return [self.subset(np.sort(part)) for part in parts]
 
     def subset(self, index: Any) -> Dataset:
         """The samples of an index array or slice."""

@@ -11,7 +11,6 @@ What needs a finite deformation, a stretch to collapse or an energy with a state
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -79,8 +78,7 @@ def ellipticity(model: PolynomialFlux) -> Ellipticity | None:
     """Ellipticity on a grid over the range, relative to its middle; None where :func:`definiteness` is."""
     box = model.card.box
     n = max(2, round(_GRID_POINTS ** (1 / box.k)))
-    axes = [np.linspace(low, high, n) for low, high in zip(box.lower, box.upper, strict=True)]
-    gradients = np.array(list(itertools.product(*axes)))
+    gradients = box.grid(n)
     smallest, middle = (
         definiteness(model.spec, model.evaluate(g, None, 0.0).tangent) for g in (gradients, box.centre[None])
     )

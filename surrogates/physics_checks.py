@@ -11,7 +11,6 @@ Besides the closure contract (:mod:`coupling.conformance`: derivatives, symmetry
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ from surrogates.dataset import Dataset
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.model_card import HoldOutErrors
 from surrogates.potential import evaluate_chunks
-from surrogates.stretch_space import StretchBox, stretch_reference
+from surrogates.stretch_space import stretch_reference
 
 _COLLAPSE: Array = np.geomspace(1.0, 1e-3, 61, dtype=np.float64)
 
@@ -85,7 +84,8 @@ def rest_checks(model: EnergySurrogate) -> list[Result]:
 def ellipticity(model: EnergySurrogate) -> Ellipticity:
     """Ellipticity on a grid over the range of the model."""
     box = model.card.stretches
-    stretches = _grid(box, 15 if box.k == 3 else 4)
+    stretches = box.grid(15 if box.k == 3 else 4)
+    stretches = stretches[positive_definite(stretches)]
     smallest = acoustic_minimum(stretches, *evaluate_chunks(model.potential, stretches, model.chunk)[1:])
     rest = stretch_reference(box.k)[None]
     scale = abs(float(acoustic_minimum(rest, *evaluate_chunks(model.potential, rest, 1)[1:])[0]))
@@ -150,12 +150,6 @@ def error_check(name: str, errors: HoldOutErrors, limit: float) -> Result:
     passed = errors.flux_rms <= limit
     words = f"relative RMS error of the flux at {errors.samples} samples, limit {limit:g}"
     return Result(name, passed, errors.flux_rms, words + ("" if passed else ": sample more, or a smaller range"))
-
-
-def _grid(box: StretchBox, n: int) -> Array:
-    axes = [np.linspace(low, high, n) for low, high in zip(box.lower, box.upper, strict=True)]
-    points = np.array(list(itertools.product(*axes)))
-    return points[positive_definite(points)]
 
 
 def _directions(dim: int, n: int) -> Array:

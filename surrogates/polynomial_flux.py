@@ -22,6 +22,7 @@ from scipy import sparse
 
 from coupling.contract import Array, Response, Status, check_arguments, mark_unusable
 from coupling.errors import ContractError, ModelError
+from surrogates import least_squares
 from surrogates.backend import Precision, Tensor, backend_of
 from surrogates.dataset import Dataset
 from surrogates.model_card import HoldOutErrors, ModelCard
@@ -128,11 +129,8 @@ def fit_polynomial_flux(dataset: Dataset, *, degree: int = 4, seed: int = 0, hol
     Raises:
         ContractError: where the data set is too small, to hold anything out or for the number of coefficients.
     """
-    if len(dataset) < 10 or not 0.0 < hold_out < 1.0 or degree < 1:
-        raise ContractError(
-            "fitting needs 10 samples or more, a fraction to hold out between 0 and 1 and a degree of 1 or more, got "
-            f"{len(dataset)} samples, {hold_out} and {degree}"
-        )
+    if degree < 1:
+        raise ContractError(f"a polynomial flux has a degree of 1 or more, got {degree}")
     train, held = dataset.split((hold_out,), seed)
     fit = _fit_potential if dataset.spec.symmetric else _fit_components
     weights = {"coefficients": fit(train, degree)}
@@ -147,18 +145,22 @@ def fit_polynomial_flux(dataset: Dataset, *, degree: int = 4, seed: int = 0, hol
 def _fit_components(data: Dataset, degree: int) -> Array:
     """Coefficients (m, N) of polynomials without relation to each other, one solve for each flux component."""
     monomials, x, weights = _scaled(data, degree)
+    equations = len(data) * (1 + data.spec.k)
+    least_squares.check_determined(equations, len(monomials.exponents), degree=degree, samples=len(data))
     first = _derivatives(monomials, data.spec.k)
     values = monomials.evaluate(x)
     matrix = np.vstack([values * weights[0], *(weights[1] * (values @ D.T) for D in first)])
     slopes = data.tangent * data.box.half_width
     targets = np.vstack([data.flux * weights[0], *(slopes[:, :, v] * weights[1] for v in range(data.spec.k))])
-    return np.ascontiguousarray(_least_squares(matrix, targets, degree, len(data)).T)
+    return np.ascontiguousarray(least_squares.solve(matrix, targets).T)
 
 
 def _fit_potential(data: Dataset, degree: int) -> Array:
     """Coefficients (k, N) of the derivatives of one polynomial Φ of degree d + 1."""
     monomials, x, weights = _scaled(data, degree + 1)
     k, scale = data.spec.k, data.box.half_width
+    equations = len(data) * (k + k * k)
+    least_squares.check_determined(equations, len(monomials.exponents) - 1, degree=degree, samples=len(data))
     first, pairs = _derivatives(monomials, k), list(zip(*np.triu_indices(k), strict=True))
     values, slopes = monomials.evaluate(x), data.tangent * scale
     rows, targets = [], []
@@ -170,7 +172,7 @@ def _fit_potential(data: Dataset, degree: int) -> Array:
             rows.append(weights[1] / scale[a] * (values @ (first[a] @ first[b]).T))
             targets.append(weights[1] * slopes[:, a, b])
     matrix = np.vstack(rows)[:, 1:]
-    c = np.concatenate([[0.0], _least_squares(matrix, np.concatenate(targets), degree, len(data))])
+    c = np.concatenate([[0.0], least_squares.solve(matrix, np.concatenate(targets))])
     kept = len(Monomials.up_to(degree, k).exponents)
     flux = np.stack([c @ D / s for D, s in zip(first, scale, strict=True)])
     return np.ascontiguousarray(flux[:, :kept])
@@ -186,14 +188,3 @@ def _scaled(data: Dataset, degree: int) -> tuple[Monomials, Array, tuple[float, 
 
 def _derivatives(monomials: Monomials, k: int) -> list[sparse.csr_array]:
     return [sparse.csr_array(monomials.derivative(v)) for v in range(k)]
-
-
-def _least_squares(matrix: Array, targets: Array, degree: int, samples: int) -> Array:
-    if len(matrix) < matrix.shape[1]:
-        raise ContractError(
-            f"{samples} samples give {len(matrix)} equations for the {matrix.shape[1]} coefficients of degree "
-            f"{degree}: sample more or lower the degree"
-        )
-    norms = np.linalg.norm(matrix, axis=0)
-    norms[norms == 0.0] = 1.0
-    return np.asarray((np.linalg.lstsq(matrix / norms, targets, rcond=1e-13)[0].T / norms).T)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec
 from coupling.errors import ContractError, ModelError
+from surrogates.dataset import spec_from_json
 
 RESULTS = ("flux", "tangent", "energy")
 
@@ -87,14 +88,11 @@ class ProgramCard:
             ModelError: where it is no such card.
         """
         try:
-            spec = ClosureSpec(**_tuples(values["spec"]))
-            return cls(**_tuples({name: values[name] for name in cls.__dataclass_fields__}) | {"spec": spec})
+            known: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__}
+            tuples = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+            return cls(**known | tuples | {"spec": spec_from_json(known["spec"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"the card does not describe a program ({type(error).__name__}: {error}): it was edited or damaged, "
                 "copy the model again"
             ) from error
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -18,7 +18,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from coupling.contract import Array
-from coupling.errors import ContractError
+from surrogates import least_squares
 from surrogates.backend import NumpyBackend, Precision
 from surrogates.dataset import Dataset
 from surrogates.energy_network import EnergyNetwork
@@ -62,7 +62,7 @@ def train_energy_network(
     Raises:
         ContractError: where the data set is too small, or nothing would be left to train on.
     """
-    train, validating, held = _split(dataset, (validation, hold_out), seed)
+    train, validating, held = dataset.split((validation, hold_out), seed)
     layers, scaling = (dataset.spec.k, *hidden), _Scaling(train)
     fit = NetworkFit(*scaling.problem(train), layers)
     check = NetworkFit(*scaling.problem(validating), layers)
@@ -93,9 +93,7 @@ def train_energy_network(
 def fit_polynomial(
     dataset: Dataset, *, degree: int = 8, seed: int = 0, hold_out: float = 0.15, device: str = "cpu"
 ) -> EnergySurrogate:
-    """Fit a polynomial energy by linear least squares.
-
-    Columns are scaled to unit norm, singular values below 1e-13 of the largest are cut off.
+    """Fit a polynomial energy by linear least squares (:func:`surrogates.least_squares.solve`).
 
     Args:
         dataset: samples of the fine scale.
@@ -107,20 +105,15 @@ def fit_polynomial(
     Raises:
         ContractError: where the data set is too small, to hold anything out or for the number of coefficients.
     """
-    train, held = _split(dataset, (hold_out,), seed)
+    train, held = dataset.split((hold_out,), seed)
     k, scale = dataset.spec.k, dataset.stretches.scale
     monomials = Monomials.up_to(degree, k)
     free = len(monomials.exponents) - 1 - k
     x, targets, weights = _Scaling(train, growth=0.0).problem(train)
-    if targets.size < free:
-        raise ContractError(
-            f"{len(train)} samples give {targets.size} equations for the {free} coefficients of degree {degree}: "
-            "sample more or lower the degree"
-        )
+    least_squares.check_determined(targets.size, free, degree=degree, samples=len(train))
     rows = np.tensordot(monomials.evaluate(x), monomials.responses(np.ones(k)), axes=(1, 2))  # (n, C, M)
     matrix = (rows[:, :, 1 + k :] * weights[:, None]).reshape(-1, free)
-    norms = np.linalg.norm(matrix, axis=0)
-    solution = np.linalg.lstsq(matrix / norms, (targets * weights).ravel(), rcond=1e-13)[0] / norms
+    solution = least_squares.solve(matrix, (targets * weights).ravel())
     energy_scale = _rms(train.energies)
     coefficients = np.concatenate((np.zeros(1 + k), energy_scale * solution))
     polynomial = PolynomialEnergy({"coefficients": coefficients, "scale": scale}, degree, k, device)
@@ -168,18 +161,6 @@ class _Scaling:
 def _rms(values: Array) -> float:
     """Root mean square over the samples of the Euclidean norm of each."""
     return float(np.sqrt(np.sum(values * values) / len(values)))
-
-
-def _split(dataset: Dataset, fractions: Sequence[float], seed: int) -> list[Dataset]:
-    """Disjoint random parts: one to fit, then one for each fraction; the last is the same whatever the others."""
-    if len(dataset) >= 10 and min(fractions) > 0.0 and sum(fractions) < 1.0:
-        parts = dataset.split(fractions, seed)
-        if all(len(part) > 0 for part in parts):
-            return parts
-    raise ContractError(
-        "training needs 10 samples or more, and fractions to hold out and to validate on that are above 0 and leave "
-        f"something to train on, got {len(dataset)} samples and {' and '.join(map(str, fractions))}"
-    )
 
 
 def _with_card(potential: Potential, dataset: Dataset, held: Dataset, training: dict[str, Any]) -> EnergySurrogate:
