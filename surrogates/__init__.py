@@ -7,6 +7,7 @@
 3. ``coupling.stretch.StretchFrame(surrogate)`` is the closure F → P that a macro adapter takes.
 4. Without energies (conduction, small strain, several operands): ``box_design``, ``sample``, ``fit_polynomial_flux``.
 5. ``save_model`` and ``load_model`` keep it as a folder.
+6. ``FieldPredictor`` starts the iterations of RVEs; ``save_predictor`` and ``load_predictor`` keep it.
 """
 
 from surrogates.box import Box
@@ -19,6 +20,7 @@ from surrogates.model_card import HoldOutErrors, ModelCard
 from surrogates.model_folder import TrainedSurrogate, load_model, save_model
 from surrogates.polynomial_energy import PolynomialEnergy
 from surrogates.polynomial_flux import PolynomialFlux, fit_polynomial_flux
+from surrogates.predictor_folder import load_predictor, save_predictor
 from surrogates.sampling import Design, box_design, sample, stretch_design
 from surrogates.stretch_space import StretchBox
 from surrogates.training import fit_polynomial, train_energy_network
@@ -41,8 +43,10 @@ __all__ = [
     "fit_polynomial",
     "fit_polynomial_flux",
     "load_model",
+    "load_predictor",
     "sample",
     "save_model",
+    "save_predictor",
     "stretch_design",
     "train_energy_network",
 ]

@@ -17,12 +17,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from coupling.contract import Array
 from coupling.errors import ModelError
 from coupling.files import write_atomically
 
 CARD = "card.json"
+WEIGHTS = "weights.safetensors"
 PROGRAM_FAMILY = "torch-export"
 """What the cards of :mod:`surrogates.program_folder` say, so that it need not be imported to tell them apart."""
+PREDICTOR_FAMILY = "field-predictor"
+"""What those of :mod:`surrogates.predictor_folder` say."""
 _AT_FDCWD = -100
 T = TypeVar("T")
 
@@ -120,6 +127,22 @@ def read_file(path: Path, sha256: str) -> bytes:
             f"{path} has SHA-256 {found}, its card says {sha256}: truncated or changed, copy the model again"
         )
     return data
+
+
+def read_weights(folder: Path, sha256: str) -> dict[str, Array]:
+    """The arrays of a folder, by name.
+
+    Raises:
+        ModelError: where they cannot be read, or their hash is another.
+    """
+    path = folder / WEIGHTS
+    data = read_file(path, sha256)
+    try:
+        return dict(load(data))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{path} is not a safetensors file ({error}), though its hash is right: save the model again"
+        ) from error
 
 
 def load_whole(folder: Path, load: Callable[[Path], T]) -> T:

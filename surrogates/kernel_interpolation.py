@@ -9,8 +9,10 @@ solve, which is done in a second for 2,000 samples, and adapts to where they var
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
+from math import comb
 
 import numpy as np
 from scipy import linalg
@@ -18,6 +20,7 @@ from scipy import linalg
 from coupling.contract import Array
 from coupling.errors import ModelError
 from surrogates.polynomial_energy import Monomials
+from surrogates.potential import check_weights
 
 _DEGREE = 3
 
@@ -62,7 +65,39 @@ class Interpolant:
             solution = linalg.solve(system, np.vstack([y, np.zeros((least, y.shape[1]))]), assume_a="sym")
         except linalg.LinAlgError as error:
             raise ModelError("the samples cannot be told apart: drop repeated ones") from error
-        return cls(centres, solution[: len(x)], solution[len(x) :], np.array(reference), scale)
+        coefficients, polynomial = (np.ascontiguousarray(part) for part in np.split(solution, [len(x)]))
+        return cls(centres, coefficients, polynomial, np.array(reference), scale)
+
+    @property
+    def outputs(self) -> int:
+        """Number of values, q."""
+        return self.polynomial.shape[1]
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """All its numbers, by the names of the arguments."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, Array]) -> Interpolant:
+        """The interpolant of :attr:`weights`.
+
+        Raises:
+            ModelError: arrays are missing or do not belong together, or numbers are not finite.
+        """
+        centres, values = (weights.get(name, np.empty((0, 0))) for name in ("centres", "polynomial"))
+        (n, f), (_, q) = ((*a.shape, 0, 0)[:2] for a in (centres, values))
+        check_weights(
+            weights,
+            {
+                "centres": (n, f),
+                "coefficients": (n, q),
+                "polynomial": (comb(_DEGREE + f, f), q),
+                "reference": (f,),
+                "scale": (f,),
+            },
+        )
+        return cls(**weights)
 
     def __call__(self, x: Array) -> Array:
         """Values f (n, q) at x (n, f)."""

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from coupling.contract import Array
 from coupling.errors import ModelError
@@ -21,7 +20,9 @@ from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
 from surrogates.folders import (
     CARD,
+    PREDICTOR_FAMILY,
     PROGRAM_FAMILY,
+    WEIGHTS,
     check_complete,
     check_format,
     check_replaceable,
@@ -29,7 +30,7 @@ from surrogates.folders import (
     installed_versions,
     load_whole,
     read_card,
-    read_file,
+    read_weights,
     sealed,
     write_folder,
 )
@@ -39,7 +40,6 @@ from surrogates.polynomial_flux import PolynomialFlux
 from surrogates.potential import Potential
 
 FORMAT = 1
-WEIGHTS = "weights.safetensors"
 
 
 TrainedSurrogate: TypeAlias = EnergySurrogate | PolynomialFlux
@@ -106,13 +106,15 @@ def _load(folder: Path, device: str, precision: Precision) -> TrainedSurrogate:
     card = read_card(folder)
     if card.get("family") == PROGRAM_FAMILY:
         raise ModelError(f"{folder} is a program: load it with surrogates.loading.load_folder")
+    if card.get("family") == PREDICTOR_FAMILY:
+        raise ModelError(f"{folder} is a field predictor and no closure: load it with surrogates.load_predictor")
     known = _check_card(folder, card)
     if precision != "float64" and not known.allows_float32:
         measured = "nobody has measured what float32 adds to its errors" if known.float32 is None else known.float32
         raise ModelError(
             f"{folder} has to be evaluated in float64: {measured}, and a tenth of the hold-out errors is allowed"
         )
-    weights = _read_weights(folder / WEIGHTS, card["weights_sha256"])
+    weights = read_weights(folder, card["weights_sha256"])
     try:
         return _rebuilt(card["family"], card["architecture"], weights, known, device, precision)
     except ModelError as error:
@@ -155,13 +157,3 @@ def _check_card(folder: Path, card: dict[str, Any]) -> ModelCard:
         raise ModelError(f"{folder / CARD} has {k} components and a range of {known.box.k}: save the model again")
     check_seal(folder, card)
     return known
-
-
-def _read_weights(path: Path, sha256: str) -> dict[str, Array]:
-    data = read_file(path, sha256)
-    try:
-        return dict(load(data))
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{path} is not a safetensors file ({error}), though its hash is right: save the model again"
-        ) from error

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from coupling.agreement import together
 from coupling.contract import Array, Status
 from coupling.errors import ContractError
 from coupling.guess import Guess
-from surrogates.levenberg_marquardt import levenberg_marquardt
+from surrogates.vector_network import VectorNetwork, train_network
 
-_func: Any = torch.func  # its stubs export nothing
 _RESOLVED = 1e-13  # eigenvalues of a Gram matrix that round-off leaves meaningful, relative to the largest
 
 
@@ -44,10 +42,10 @@ class StateNetwork:
     """
 
     def __init__(
-        self, mean: Array, modes: Array, layers: list[tuple[Array, Array]], *, history: bool, error: float, comm: Any
+        self, mean: Array, modes: Array, network: VectorNetwork, *, history: bool, error: float, comm: Any
     ) -> None:
         self.error = error
-        self._mean, self._modes, self._layers = mean, modes, layers
+        self._mean, self._modes, self._network = mean, modes, network
         self._history, self._comm = history, comm
         self._last: tuple[Array, Array] | None = None
 
@@ -56,7 +54,7 @@ class StateNetwork:
         if self._history and self._last is None:
             return Guess.none(1, 0)
         if self._last is None:
-            y = self._mean + self._modes @ self._network(known[0])
+            y = self._mean + self._modes @ self._network(known)[0]
         else:
             x, last = self._last
             y = last + self._modes @ self._increment(known[0], x, last)
@@ -68,16 +66,10 @@ class StateNetwork:
 
     def _increment(self, x: Array, before: Array, last: Array) -> Array:
         if not self._history:
-            return self._network(x) - self._network(before)
-        return self._network(np.concatenate((x, before, _sum(self._modes.T @ (last - self._mean), self._comm))))
-
-    def _network(self, inputs: Array) -> Array:
-        values = inputs
-        for W, b in self._layers[:-1]:
-            values = np.tanh(W @ values + b)
-        W, b = self._layers[-1]
-        outputs: Array = W @ values + b
-        return outputs
+            after, now = self._network(np.stack((x, before)))
+            return np.asarray(after - now)
+        z = _sum(self._modes.T @ (last - self._mean), self._comm)
+        return np.asarray(self._network(np.concatenate((x, before, z))[None])[0])
 
 
 def train_state_network(
@@ -119,14 +111,15 @@ def train_state_network(
     lengths = [len(run.known) for run in runs]
     inputs, targets = _increments(x, z, lengths) if history else (x, z)
 
-    def train() -> tuple[list[tuple[Array, Array]], float]:
-        return _trained(inputs, targets, tuple(hidden), validation, max_iterations, decay, seed)
+    def train() -> tuple[VectorNetwork, float]:
+        options: dict[str, Any] = {"validation": validation, "max_iterations": max_iterations}
+        return train_network(inputs, targets, hidden=hidden, decay=decay, seed=seed, **options)
 
     def on_first_rank() -> Any:
         return train() if comm.rank == 0 else None
 
-    layers, error = train() if comm is None else comm.bcast(together(comm, on_first_rank))
-    return StateNetwork(mean, modes, layers, history=history, error=error, comm=comm)
+    network, error = train() if comm is None else comm.bcast(together(comm, on_first_rank))
+    return StateNetwork(mean, modes, network, history=history, error=error, comm=comm)
 
 
 def _stacked(runs: Sequence[Run]) -> tuple[Array, Array]:
@@ -164,84 +157,3 @@ def _increments(x: Array, z: Array, lengths: Sequence[int]) -> tuple[Array, Arra
     starts = np.cumsum(lengths)[:-1]
     inside = np.setdiff1d(np.arange(len(x) - 1), starts - 1)
     return np.hstack((x[inside + 1], x[inside], z[inside])), z[inside + 1] - z[inside]
-
-
-def _trained(
-    inputs: Array,
-    targets: Array,
-    hidden: tuple[int, ...],
-    validation: float,
-    max_iterations: int,
-    decay: float,
-    seed: int,
-) -> tuple[list[tuple[Array, Array]], float]:
-    """Layers (W, b) of the network in the units of the arguments, and its relative error on what was held out."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(inputs))
-    held, used = np.split(order, [max(1, round(validation * len(inputs)))])
-    low, high = inputs.min(axis=0), inputs.max(axis=0)
-    half = np.where(high > low, (high - low) / 2.0, 1.0)
-    scaled: Array = (inputs - (low + high) / 2.0) / half
-    size = float(np.sqrt(np.mean(np.sum(targets**2, axis=1)))) or 1.0
-    widths = (inputs.shape[1], *hidden, targets.shape[1])
-    wanted = np.asarray(targets / size, dtype=np.float64)
-    fit, check = _Fit(scaled[used], wanted[used], widths, decay), _Fit(scaled[held], wanted[held], widths)
-    best = fit.initial(rng)
-    lowest = check.cost(best)
-    for iteration, (theta, _) in enumerate(levenberg_marquardt(fit, best), start=1):
-        if (loss := check.cost(theta)) < lowest:
-            best, lowest = theta, loss
-        if iteration >= max_iterations:
-            break
-    layers = [(W.numpy(), b.numpy()) for W, b in fit.layers(torch.from_numpy(best))]
-    (W0, b0), (WL, bL) = layers[0], layers[-1]
-    layers[0] = (W0 / half, b0 - W0 @ ((low + high) / 2.0 / half))
-    layers[-1] = (size * WL, size * bL)
-    return layers, float(np.sqrt(lowest))
-
-
-class _Fit:
-    """Mean square error of the network of parameters θ = (W_0, b_0, W_1, …) at scaled samples, plus decay ‖θ‖²."""
-
-    def __init__(self, inputs: Array, targets: Array, widths: tuple[int, ...], decay: float = 0.0) -> None:
-        self._inputs, self._targets = torch.from_numpy(inputs), torch.from_numpy(targets)
-        self._widths, self._decay = widths, decay
-
-    def initial(self, rng: np.random.Generator) -> Array:
-        """Random θ: weights normal with variance 1/inputs, biases uniform in (−1, 1)."""
-        parts: list[Array] = []
-        for inner, outer in zip(self._widths[:-1], self._widths[1:], strict=True):
-            parts += [rng.normal(size=outer * inner) / np.sqrt(inner), rng.uniform(-1.0, 1.0, outer)]
-        return np.concatenate(parts)
-
-    def layers(self, theta: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(W, b) of each layer."""
-        found, at = [], 0
-        for inner, outer in zip(self._widths[:-1], self._widths[1:], strict=True):
-            W = theta[at : at + outer * inner].reshape(outer, inner)
-            found.append((W, theta[at + outer * inner : at + outer * (inner + 1)]))
-            at += outer * (inner + 1)
-        return found
-
-    def cost(self, theta: Array) -> float:
-        """Mean over the samples of the squared error, plus decay ‖θ‖²."""
-        r = self._forward(torch.from_numpy(theta), self._inputs) - self._targets
-        return float((r * r).sum() / len(self._inputs)) + self._decay * float(theta @ theta)
-
-    def normal_equations(self, theta: Array) -> tuple[Array, Array]:
-        """JᵀJ and Jᵀr of the residuals r whose squares :meth:`cost` sums."""
-        at = torch.from_numpy(theta)
-        jacobian = _func.vmap(_func.jacrev(self._forward), in_dims=(None, 0))(at, self._inputs)
-        J = jacobian.reshape(-1, at.numel()) / len(self._inputs) ** 0.5
-        r = (self._forward(at, self._inputs) - self._targets).reshape(-1) / len(self._inputs) ** 0.5
-        gram: Array = (J.T @ J).numpy()
-        gram[np.diag_indices_from(gram)] += self._decay
-        return gram, (J.T @ r).numpy() + self._decay * theta
-
-    def _forward(self, theta: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        values = inputs
-        layers = self.layers(theta)
-        for W, b in layers[:-1]:
-            values = torch.tanh(values @ W.T + b)
-        W, b = layers[-1]
-        return values @ W.T + b

@@ -1,11 +1,13 @@
 """Field predictors, kernel interpolation, and the guard in front of the starts of an RVE."""
 
+import hashlib
 from dataclasses import replace
 
 from mpi4py import MPI
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from coupling.closed_forms import StretchNeoHookean
 from coupling.conformance import assert_conforms
@@ -18,8 +20,19 @@ from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import NeoHookean
 from solver_adapters.rve.meshes import centred_fibre, centred_void
 from solver_adapters.rve.shared_factors import SharedFactors
-from surrogates import Dataset, FieldPredictor, KernelSurrogate, sample, stretch_design
+from surrogates import (
+    Dataset,
+    FieldPredictor,
+    KernelSurrogate,
+    load_model,
+    load_predictor,
+    sample,
+    save_predictor,
+    stretch_design,
+)
+from surrogates.folders import WEIGHTS, read_card, sealed, write_folder
 from surrogates.kernel_interpolation import Interpolant
+from surrogates.vector_network import LeastSquaresFit
 
 BOX = (0.8, 0.9, -0.1), (1.15, 1.15, 0.25)
 
@@ -32,6 +45,11 @@ def rve(**options):
 def samples():
     fine = rve(energy=True)
     return sample(fine, stretch_design(*BOX, 200, seed=0), comm=MPI.COMM_SELF, fields=fine.fluctuations, progress=False)
+
+
+@pytest.fixture(scope="module", params=["kernel", "network"])
+def predictor(request, samples):
+    return FieldPredictor.of(samples, coefficients=request.param)
 
 
 def far_stretches(n, seed=5):
@@ -93,8 +111,32 @@ def test_kernel_surrogate_conforms_and_is_close(samples):
     assert outside.status.tolist() == [Status.OUTSIDE_RANGE, Status.INADMISSIBLE]
 
 
-def test_predicted_fields_and_sensitivities_are_close(samples):
-    predictor, fine, g = FieldPredictor.of(samples), rve(), far_stretches(12)
+def test_networks_know_their_derivatives():
+    """With respect to inputs, and those of the residuals with respect to parameters, against central differences."""
+    rng, h = np.random.default_rng(0), 1e-6
+    x, y, decay = rng.uniform(-1, 1, (300, 3)), rng.normal(size=(300, 4)), 1e-3
+    for widths in ((3, 7, 6, 4), (3, 5, 4), (3, 4)):
+        fit = LeastSquaresFit(x, y, widths, decay)
+        theta = fit.initial(rng)
+
+        def residuals(theta, fit=fit):
+            errors = (fit.network(theta)(x) - y) / np.sqrt(len(x))
+            return np.concatenate([errors.ravel(), np.sqrt(decay) * theta])
+
+        def differences(f, at):
+            return np.stack([(f(at + h * e) - f(at - h * e)) / (2 * h) for e in np.eye(at.shape[-1])], axis=-1)
+
+        J, r = differences(residuals, theta), residuals(theta)
+        gram, gradient = fit.normal_equations(theta)
+        np.testing.assert_allclose(np.triu(gram), np.triu(J.T @ J), atol=1e-8)
+        np.testing.assert_allclose(gradient, J.T @ r, atol=1e-8)
+        assert fit.cost(theta) == pytest.approx(r @ r)
+        network = fit.network(theta)
+        np.testing.assert_allclose(network.derivative(x[:5]), differences(network, x[:5]), atol=1e-8)
+
+
+def test_predicted_fields_and_sensitivities_are_close(predictor):
+    fine, g = rve(), far_stretches(12)
     assert isinstance(predictor, Predictor) and isinstance(predictor, DifferentiablePredictor)
     solved = fine.evaluate(g, fine.initial_state(12), 0.0)
     fields, known = fine.fluctuations(solved.state), [fine.equilibrium(row) for row in solved.state]
@@ -104,6 +146,70 @@ def test_predicted_fields_and_sensitivities_are_close(samples):
     exact = np.stack([k.sensitivity for k in known])
     assert np.linalg.norm(slopes - exact) < 1e-2 * np.linalg.norm(exact)
     assert predictor.predict(np.full((1, 3), np.nan)).status.tolist() == [Status.FAILED]
+
+
+def test_predictors_state_their_error(predictor):
+    """Within a factor of 3 of what fresh samples show."""
+    fine, g = rve(), far_stretches(40)
+    fields = fine.fluctuations(fine.evaluate(g, fine.initial_state(40), 0.0).state)
+    found = np.linalg.norm(predictor.predict(g).values - fields) / np.linalg.norm(fields)
+    assert predictor.error / 3 < found < 3 * predictor.error
+
+
+def test_unknown_coefficients_are_named(samples):
+    with pytest.raises(ContractError, match="'kernel', 'network'"):
+        FieldPredictor.of(samples, coefficients="spline")  # type: ignore[arg-type]
+
+
+def test_predictors_are_kept_in_folders(predictor, samples, tmp_path):
+    save_predictor(predictor, tmp_path / "fields")
+    again = load_predictor(tmp_path / "fields")
+    g = far_stretches(5)
+    np.testing.assert_array_equal(again.predict(g).values, predictor.predict(g).values)
+    np.testing.assert_array_equal(again.sensitivity(g), predictor.sensitivity(g))
+    assert again.error == predictor.error and again.origin["dataset"]["sha256"] == samples.fingerprint
+    with pytest.raises(ModelError, match="field predictor and no closure"):
+        load_model(tmp_path / "fields")
+    save_predictor(FieldPredictor.of(samples, most_modes=3), tmp_path / "fields")
+    assert len(load_predictor(tmp_path / "fields").modes) == 3
+
+
+def _resealed(folder, arrays, **changes):
+    """Write other arrays or another card, hashes and all."""
+    weights = safetensors.numpy.save(arrays)
+    card = read_card(folder) | {"weights_sha256": hashlib.sha256(weights).hexdigest()} | changes
+    write_folder(folder, {WEIGHTS: weights}, sealed({k: v for k, v in card.items() if k != "card_sha256"}))
+
+
+def test_damaged_folders_of_predictors_are_refused(predictor, tmp_path):
+    folder = tmp_path / "fields"
+    with pytest.raises(ModelError, match="has no card"):
+        load_predictor(folder)
+    save_predictor(predictor, folder)
+    arrays = {"modes": predictor.modes, **predictor.coefficients.weights}
+    other = "network" if isinstance(predictor.coefficients, Interpolant) else "kernel"
+    spoilt = {name: np.full_like(array, np.nan) for name, array in arrays.items()}
+    for message, content, changes in (
+        ("newer than", arrays, {"format": 99}),
+        ("known are kernel, network", arrays, {"coefficients": "spline"}),
+        ("no field predictor but of", arrays, {"family": "energy-network"}),
+        ("do not belong together", arrays, {"coefficients": other}),
+        ("must be float64", arrays | {"modes": predictor.modes[:-1]}, {}),
+        ("modes", predictor.coefficients.weights, {}),
+        ("not finite", spoilt, {}),
+    ):
+        _resealed(folder, content, **changes)
+        with pytest.raises(ModelError, match=message):
+            load_predictor(folder)
+        save_predictor(predictor, folder)
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-8])
+    with pytest.raises(ModelError, match="truncated or changed"):
+        load_predictor(folder)
+    save_predictor(predictor, folder)
+    card = (folder / "card.json").read_text()
+    (folder / "card.json").write_text(card.replace(repr(predictor.error), "0.0"))
+    with pytest.raises(ModelError, match="edited or damaged"):
+        load_predictor(folder)
 
 
 def test_fields_survive_saving_and_are_asked_for(samples, tmp_path):
@@ -127,11 +233,11 @@ def test_kept_batches_keep_their_fields(tmp_path):
     assert fine.ledger.counts["rve/points"] == calls
 
 
-def test_cold_starts_take_two_iterations_instead_of_four(samples):
+def test_cold_starts_take_two_iterations_instead_of_four(predictor):
     """From rest to far stretches: Newton iterations with guesses and from a zero start."""
     n = 25
     g = far_stretches(n)
-    guessed, usual = rve(predictor=FieldPredictor.of(samples)), rve()
+    guessed, usual = rve(predictor=predictor), rve()
     rest = usual.initial_state(n)
     rest[:, 3 + usual.problem.n :] = 0.0  # forget the sensitivity: a zero start
     answers = [fine.evaluate(g, rest, 0.0) for fine in (guessed, usual)]
