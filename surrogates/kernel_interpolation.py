@@ -48,7 +48,7 @@ class Interpolant:
         """The interpolant of the samples y (n, q) at distinct x (n, f).
 
         Raises:
-            ModelError: samples are too few, not finite or repeated.
+            ModelError: samples are too few, not finite or repeated, or a component is constant or follows from others.
         """
         space = Monomials.up_to(_DEGREE, x.shape[1])
         least = len(space.exponents)
@@ -58,8 +58,13 @@ class Interpolant:
                 f"{len(y)}: sample more, and drop what failed"
             )
         scale = np.abs(x - reference).max(axis=0)
-        centres = (x - reference) / scale
+        centres = (x - reference) / np.where(scale > 0.0, scale, 1.0)
         P = space.evaluate(centres)
+        if np.linalg.matrix_rank(P) < least:
+            raise ModelError(
+                "the samples leave the cubic polynomial undetermined: vary all components and features, and leave out "
+                "those that are constant or follow from others"
+            )
         system = np.block([[-(_squares(centres, centres) ** 2.5), P], [P.T, np.zeros((least, least))]])
         try:
             solution = linalg.solve(system, np.vstack([y, np.zeros((least, y.shape[1]))]), assume_a="sym")
