@@ -126,4 +126,4 @@ def _squares(a: Array, b: Array) -> Array:
     left = np.column_stack([-2.0 * a, (a * a).sum(axis=1), np.ones(len(a))])
     right = np.column_stack([b, np.ones(len(b)), (b * b).sum(axis=1)])
     squares = left @ right.T
-    return np.maximum(squares, 0.0, out=squares)
+    return np.asarray(np.maximum(squares, 0.0, out=squares))

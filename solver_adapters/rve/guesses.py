@@ -55,30 +55,14 @@ class FluctuationGuesses:
         self.problem, self.predictor, self.ledger = problem, predictor, ledger
 
     def starts(self, gradient: Array, memory: Memory) -> Starts:
-        """Where to start at gradients (n, k): at a guess that is admissible and has the lower residual (see
-        :mod:`coupling.guess`), else at the usual predictor.
-        """
+        """Where to start at gradients (n, k), by the rule of :mod:`coupling.guess`."""
         starts = Starts.usual(gradient, memory)
         step = np.linalg.norm(gradient - memory.gradient, axis=1)
         far = np.flatnonzero(step > _FAR * np.linalg.norm(gradient, axis=1))
         if not far.size or (changes := self._changes(memory.gradient[far], gradient[far])) is None:
             return starts
         told = np.isfinite(changes).all(axis=1)
-        far, guess = far[told], (memory.fluctuation[far] + changes)[told]
-        at_guess = np.empty_like(guess)
-        for i, w, r in zip(far, guess, at_guess, strict=True):
-            self.problem.residual(gradient[i], starts.fluctuation[i], starts.residual[i])
-            self.problem.residual(gradient[i], w, r)
-        norms, usual = np.linalg.norm(at_guess, axis=1), np.linalg.norm(starts.residual[far], axis=1)
-        for j in np.flatnonzero(np.isfinite(norms)):
-            i, lower = far[j], not norms[j] >= usual[j]
-            starts.guessed[i] = self.problem.is_admissible(gradient[i], guess[j]) and (
-                lower or not self.problem.is_admissible(gradient[i], starts.fluctuation[i])
-            )
-        used = starts.guessed[far]
-        starts.fluctuation[far[used]], starts.residual[far[used]] = guess[used], at_guess[used]
-        self.ledger.count("rve/guesses used", int(used.sum()))
-        self.ledger.count("rve/guesses refused", int((~used).sum()))
+        self._choose(starts, gradient, far[told], (memory.fluctuation[far] + changes)[told])
         return starts
 
     def sensitivities(self, gradient: Array, start: Array, memory: Memory) -> tuple[Array, Array]:
@@ -101,6 +85,23 @@ class FluctuationGuesses:
             S, error = np.where(better[:, None, None], told, S), np.where(better, told_error, error)
             left[better] = 0.0
         return S + left[:, :, None] * (step / (step**2).sum(axis=1)[:, None])[:, None, :], error
+
+    def _choose(self, starts: Starts, gradient: Array, where: NDArray[np.intp], guess: Array) -> None:
+        """Let guesses (c, N) at the points ``where`` (c,) take the place of the usual starts that they beat."""
+        at_guess = np.empty_like(guess)
+        for i, w, r in zip(where, guess, at_guess, strict=True):
+            self.problem.residual(gradient[i], starts.fluctuation[i], starts.residual[i])
+            self.problem.residual(gradient[i], w, r)
+        norms, usual = np.linalg.norm(at_guess, axis=1), np.linalg.norm(starts.residual[where], axis=1)
+        for j in np.flatnonzero(np.isfinite(norms)):
+            i, lower = where[j], not norms[j] >= usual[j]
+            starts.guessed[i] = self.problem.is_admissible(gradient[i], guess[j]) and (
+                lower or not self.problem.is_admissible(gradient[i], starts.fluctuation[i])
+            )
+        used = starts.guessed[where]
+        starts.fluctuation[where[used]], starts.residual[where[used]] = guess[used], at_guess[used]
+        self.ledger.count("rve/guesses used", int(used.sum()))
+        self.ledger.count("rve/guesses refused", int((~used).sum()))
 
     def _changes(self, here: Array, there: Array) -> Array | None:
         """Changes (n, N) of the predicted fields, NaN where none is predicted; None where the predictor fails."""

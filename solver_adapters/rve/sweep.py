@@ -115,5 +115,5 @@ class Sweep:
         if answer is None:
             return None
         X, G = answer
-        _, tangent = system.condensed(G / self.problem.volume)
+        _, tangent = system.condensed(np.asarray(G / self.problem.volume))
         return tangent, -X[:, 1:]
