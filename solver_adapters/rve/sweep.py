@@ -61,7 +61,8 @@ class Sweep:
         Args:
             gradient: (n, k).
             memory: where each point was; rows of points that fail keep that.
-            tangent: (n,) where the tangent and the sensitivity are computed; elsewhere a secant corrects the latter.
+            tangent: (n,) where the tangent and the sensitivity are computed; elsewhere a guess tells the latter, or a
+                secant corrects it.
             tolerance: permitted error of the flux.
         """
         step = gradient - memory.gradient
@@ -77,7 +78,7 @@ class Sweep:
             ledger=self.ledger,
         )
         good = ~found.failed
-        far = good & ~tangent & (length > _FAR * np.linalg.norm(gradient, axis=1))
+        far = good & ~tangent & ~starts.guessed & (length > _FAR * np.linalg.norm(gradient, axis=1))
         secant = (found.fluctuation - w)[far] / length[far, None] ** 2
         memory.sensitivity[far] += secant[:, :, None] * step[far, None, :]
         memory.fluctuation[good], memory.gradient[good] = found.fluctuation[good], gradient[good]
@@ -96,9 +97,10 @@ class Sweep:
         starts = self.guesses.starts(gradient, memory)
         guessed = starts.guessed
         if guessed.any():
-            there = Memory(memory.gradient[guessed], memory.fluctuation[guessed], memory.sensitivity[guessed])
-            found = self.guesses.sensitivities(gradient[guessed], starts.fluctuation[guessed], there)
-            memory.sensitivity[guessed], error[guessed] = found
+            rows = slice(None) if guessed.all() else guessed
+            there = Memory(memory.gradient[rows], memory.fluctuation[rows], memory.sensitivity[rows])
+            found = self.guesses.sensitivities(gradient[rows], starts.fluctuation[rows], there)
+            memory.sensitivity[rows], error[rows] = found
         return starts, error
 
     def _respond(self, gradient: Array, fluctuation: Array, which: int) -> tuple[Array, Array] | None:
