@@ -84,7 +84,7 @@ class FieldPredictor:
         *,
         reference: Array,
         coefficients: Method = "kernel",
-        most_modes: int = 40,
+        most_modes: int = 64,
         seed: int = 0,
         origin: dict[str, Any] | None = None,
     ) -> FieldPredictor:
@@ -126,7 +126,7 @@ class FieldPredictor:
 
     @classmethod
     def of(
-        cls, dataset: Dataset, *, coefficients: Method = "kernel", most_modes: int = 40, seed: int = 0
+        cls, dataset: Dataset, *, coefficients: Method = "kernel", most_modes: int = 64, seed: int = 0
     ) -> FieldPredictor:
         """Fit the fields of a data set, which :func:`surrogates.sample` keeps where it is asked to.
 
@@ -157,8 +157,8 @@ class FieldPredictor:
 
     def sensitivity(self, known: Array) -> Array:
         """∂w/∂x (n, N, f) at the rows of ``known`` (n, f)."""
-        slopes = self.coefficients.derivative(known)
-        return np.stack([slopes[:, :, v] @ self.modes for v in range(slopes.shape[2])], axis=2)
+        slopes = self.coefficients.derivative(known).transpose(2, 0, 1)
+        return np.asarray((slopes @ self.modes).transpose(1, 2, 0))
 
     def observe(self, known: Array, found: Array) -> None:
         """It has learned beforehand."""
