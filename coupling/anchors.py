@@ -12,7 +12,7 @@ update; Broyden 1965, Math. Comp. 19, 577–593; Powell 1970, in Rosen et al., N
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,15 @@ class Anchors:
     def told(self) -> NDArray[np.bool_]:
         """Mask (n,) of the points where A and B come from the fine scale's own tangent."""
         return np.asarray(self.doubt[:, 1] == 0.0)
+
+    def of_surrogate(self, flux: Array, tangent: Array) -> Anchors:
+        """The same answers of the fine scale with another surrogate, of flux q_s (n, m) and tangent (n, m, k) at g₀.
+
+        Its error counts as that of the last surrogate, and as unknown where there was none to be judged.
+        """
+        slope = np.where(self.told[:, None, None], self.tangent - tangent, 0.0)
+        judged = self.errors[:, 0] != 2.0 * self.errors[:, 1]
+        return replace(self, mismatch=self.flux - flux, slope=slope, errors=np.where(judged[:, None], self.errors, 0.0))
 
     def plain(self, step: Array) -> Array:
         """Flux (n, m) of the plain model at g₀ + s."""

@@ -14,8 +14,9 @@ from coupling.anchors import Anchors, secant
 from coupling.contract import Array, Closure, ClosureSpec, Response, usable
 from coupling.gate import Gate
 from coupling.ledger import Ledger
-from coupling.proposal import accepted, proposed
+from coupling.proposal import accepted, proposed, taught
 from coupling.tangent_choice import TangentChoice
+from coupling.two_level import LearningSurrogate
 
 _FADING = 0.1
 _TINY = 1e-300
@@ -28,11 +29,15 @@ class ExactLevels:
     model, the gate accepts it and its numbers are finite; so a bad surrogate is out after one sweep, point by point.
     The tangent of the fine scale is asked for where it saves time (:mod:`coupling.tangent_choice`).
 
+    A surrogate that learns (:class:`coupling.two_level.LearningSurrogate`) is taught at the start of each increment
+    what the last one has ended with.
+
     A row of state is one of the fine scale's, followed by the point's anchor.
 
     Ledger: counts ``exact/sweeps``, ``exact/points`` (swept), ``exact/tangents`` (asked for), ``exact/learned points``
     (modelled by the surrogate, at a sweep), ``surrogate/faults`` and ``surrogate/non-finite points``
-    (:mod:`coupling.proposal`); phases ``surrogate``, ``fine``.
+    (:mod:`coupling.proposal`), ``exact/lessons`` (that changed its responses); phases ``surrogate``, ``fine``,
+    ``learning``.
 
     Args:
         fine: any closure; one that can sweep (:class:`coupling.two_level.SweepingClosure`) is spared most of its work.
@@ -49,6 +54,7 @@ class ExactLevels:
         self._choice = TangentChoice()
         self._keeps_answer = surrogate.spec.state_size == 0 and collective_over(surrogate) is None
         self._last: tuple[Array, float, Response] | None = None
+        self._learner = surrogate if isinstance(surrogate, LearningSurrogate) else None
 
     def initial_state(self, n: int) -> Array:
         """States (n, s) anchored at the fine scale's answer in the reference state, which is solved once."""
@@ -78,7 +84,7 @@ class ExactLevels:
     ) -> Response:
         """Anchored model at n points; see :class:`coupling.two_level.TwoLevel`."""
         assert state is not None
-        anchors = self._anchors(state, hint)
+        anchors = self._anchors(state, dt, hint)
         step = gradient - anchors.gradient
         flux, tangent = anchors.plain(step), anchors.tangent.copy()
         if learned and (answer := self._ask(gradient, state, dt, hint)) is not None:
@@ -92,7 +98,7 @@ class ExactLevels:
     ) -> Response:
         """Exact fluxes at n points; see :class:`coupling.two_level.TwoLevel`."""
         assert state is not None
-        anchors = self._anchors(state, hint)
+        anchors = self._anchors(state, dt, hint)
         wanted = self._choice.among(anchors.doubt[:, 0 if hint is None else 1])
         self.ledger.count("exact/sweeps")
         self.ledger.count("exact/points", len(gradient))
@@ -162,12 +168,25 @@ class ExactLevels:
     def _accepted(self, gradient: Array, answer: Response) -> NDArray[np.bool_]:
         return accepted(self.gate, gradient, answer, ledger=self.ledger)
 
-    def _anchors(self, state: Array, hint: Array | None) -> Anchors:
+    def _anchors(self, state: Array, dt: float, hint: Array | None) -> Anchors:
         """The latest anchors; slopes from secants, learnt in ever smaller steps, serve their own increment only."""
         if hint is not None:
             return self._unpack(hint)
         anchors = self._unpack(state)
-        return replace(anchors, slope=np.where(anchors.told[:, None, None], anchors.slope, 0.0))
+        anchors = replace(anchors, slope=np.where(anchors.told[:, None, None], anchors.slope, 0.0))
+        return anchors if self._learner is None else self._taught(anchors, self._learner, state, dt)
+
+    def _taught(self, anchors: Anchors, learner: LearningSurrogate, state: Array, dt: float) -> Anchors:
+        """The anchors of the last increment, for a surrogate that has just learned from them."""
+        gradient, flux = np.ascontiguousarray(anchors.gradient), np.ascontiguousarray(anchors.flux)
+        changed = taught(learner, gradient, flux, ledger=self.ledger)
+        if changed is None:
+            self._learner = None
+        if changed:
+            self._last = None
+            self.ledger.count("exact/lessons")
+        answer = self._ask(gradient, state, dt, None)
+        return anchors if answer is None else anchors.of_surrogate(answer.flux, answer.tangent)
 
     def _unpack(self, rows: Array) -> Anchors:
         return Anchors.unpack(rows[:, self.own :], self.spec.k, self.spec.m)

@@ -11,6 +11,7 @@ from coupling.contract import Array, Closure, Response, check_response, finite_r
 from coupling.errors import ContractError
 from coupling.gate import Gate
 from coupling.ledger import Ledger
+from coupling.two_level import LearningSurrogate
 
 
 def proposed(
@@ -47,6 +48,21 @@ def proposed(
         warnings.warn(f"surrogate failed, {instead}: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=4)
         return None
     return answer
+
+
+def taught(surrogate: LearningSurrogate, gradient: Array, flux: Array, *, ledger: Ledger) -> bool | None:
+    """What :meth:`coupling.two_level.LearningSurrogate.learn` says, None where it fails.
+
+    That is a fault: entered in the ledger as ``surrogate/faults``, and warned of. The calls are the phase ``learning``.
+    """
+    try:
+        with ledger.phase("learning"):
+            return surrogate.learn(gradient, flux)
+    except Exception as error:  # as in proposed
+        ledger.count("surrogate/faults")
+        text = f"surrogate cannot learn and is taught no more: {type(error).__name__}: {error}"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+        return None
 
 
 def accepted(gate: Gate, gradient: Array, answer: Response, *, ledger: Ledger) -> NDArray[np.bool_]:

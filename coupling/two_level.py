@@ -64,6 +64,19 @@ class SweepingClosure(Closure, Protocol):
         ...
 
 
+@runtime_checkable
+class LearningSurrogate(Closure, Protocol):
+    """A surrogate that learns from the fine scale's answers while a run goes on."""
+
+    def learn(self, gradient: Array, flux: Array) -> bool:
+        """Learn that the fine scale answers ``flux`` (n, m) at ``gradient`` (n, k); whether responses change with that.
+
+        Called at the start of increments only, with the answers at the end of the last one, once or several times.
+        Between two calls it responds as any closure.
+        """
+        ...
+
+
 def two_level(closure: Closure) -> TwoLevel | None:
     """Both levels of a closure, None where it has one."""
     levels: TwoLevel | None = getattr(closure, "two_level", None)

@@ -18,6 +18,7 @@ from surrogates.field_predictor import FieldPredictor
 from surrogates.kernel_surrogate import KernelSurrogate
 from surrogates.model_card import HoldOutErrors, ModelCard
 from surrogates.model_folder import TrainedSurrogate, load_model, save_model
+from surrogates.online_polynomial import OnlinePolynomial
 from surrogates.polynomial_energy import PolynomialEnergy
 from surrogates.polynomial_flux import PolynomialFlux, fit_polynomial_flux
 from surrogates.predictor_folder import load_predictor, save_predictor
@@ -35,6 +36,7 @@ __all__ = [
     "HoldOutErrors",
     "KernelSurrogate",
     "ModelCard",
+    "OnlinePolynomial",
     "PolynomialEnergy",
     "PolynomialFlux",
     "StretchBox",

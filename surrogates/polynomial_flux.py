@@ -12,7 +12,7 @@ energy, or none of stretches: conduction, (θ, ∇θ) ↦ q, small strain, sever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import comb
 from typing import Any
@@ -72,7 +72,7 @@ class PolynomialFlux:
     def rows(self) -> Array:
         """(m + m k, N): flux and tangent ∂q/∂g, row by row, in terms of the monomials."""
         c, scale = self.weights["coefficients"], self.card.box.half_width
-        slopes = [c @ D / s for D, s in zip(_derivatives(self.monomials, self.spec.k), scale, strict=True)]
+        slopes = [c @ D / s for D, s in zip(derivatives(self.monomials, self.spec.k), scale, strict=True)]
         return np.vstack([c, np.stack(slopes, axis=1).reshape(-1, c.shape[1])])
 
     @property
@@ -147,7 +147,7 @@ def _fit_components(data: Dataset, degree: int) -> Array:
     monomials, x, weights = _scaled(data, degree)
     equations = len(data) * (1 + data.spec.k)
     least_squares.check_determined(equations, len(monomials.exponents), degree=degree, samples=len(data))
-    first = _derivatives(monomials, data.spec.k)
+    first = derivatives(monomials, data.spec.k)
     values = monomials.evaluate(x)
     matrix = np.vstack([values * weights[0], *(weights[1] * (values @ D.T) for D in first)])
     slopes = data.tangent * data.box.half_width
@@ -161,7 +161,7 @@ def _fit_potential(data: Dataset, degree: int) -> Array:
     k, scale = data.spec.k, data.box.half_width
     equations = len(data) * (k + k * k)
     least_squares.check_determined(equations, len(monomials.exponents) - 1, degree=degree, samples=len(data))
-    first, pairs = _derivatives(monomials, k), list(zip(*np.triu_indices(k), strict=True))
+    first, pairs = derivatives(monomials, k), list(zip(*np.triu_indices(k), strict=True))
     values, slopes = monomials.evaluate(x), data.tangent * scale
     rows, targets = [], []
     for i, D in enumerate(first):
@@ -173,9 +173,7 @@ def _fit_potential(data: Dataset, degree: int) -> Array:
             targets.append(weights[1] * slopes[:, a, b])
     matrix = np.vstack(rows)[:, 1:]
     c = np.concatenate([[0.0], least_squares.solve(matrix, np.concatenate(targets))])
-    kept = len(Monomials.up_to(degree, k).exponents)
-    flux = np.stack([c @ D / s for D, s in zip(first, scale, strict=True)])
-    return np.ascontiguousarray(flux[:, :kept])
+    return flux_of_potential(c, degree, first, scale)
 
 
 def _scaled(data: Dataset, degree: int) -> tuple[Monomials, Array, tuple[float, float]]:
@@ -186,5 +184,12 @@ def _scaled(data: Dataset, degree: int) -> tuple[Monomials, Array, tuple[float, 
     return Monomials.up_to(degree, data.spec.k), x, (of_flux, of_tangent)
 
 
-def _derivatives(monomials: Monomials, k: int) -> list[sparse.csr_array]:
+def flux_of_potential(c: Array, degree: int, first: Sequence[sparse.csr_array], scale: Array) -> Array:
+    """Coefficients (k, N) up to the degree of the flux ∂Φ/∂g, from those of Φ (one degree more) in g/scale."""
+    flux = np.stack([c @ D / s for D, s in zip(first, scale, strict=True)])
+    return np.ascontiguousarray(flux[:, : comb(degree + len(scale), degree)])
+
+
+def derivatives(monomials: Monomials, k: int) -> list[sparse.csr_array]:
+    """∂_v (M, M), v = 1, …, k, with ∂m/∂x_v = ∂_v m."""
     return [sparse.csr_array(monomials.derivative(v)) for v in range(k)]

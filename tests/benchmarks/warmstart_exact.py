@@ -3,6 +3,7 @@
 * classical: previous state and sensitivity, condensed flux and tangent, one micro iteration and one factorisation for
   each macro iterate, macro extrapolation. "fields": the RVEs start from predicted fields.
 * exact: a surrogate and a field predictor, both made of the same RVE samples, in the exact mode.
+  "online": the surrogate is a polynomial that learns from the run itself, and knows nothing beforehand.
 * without learning: the same machinery (shared stale factors, secants, tangents by measured time) with no model but
   what earlier sweeps said, or with a neo-Hookean law that has the RVE's moduli.
 * hostile: surrogates that mean no good.
@@ -22,7 +23,15 @@ from coupling.guess import Predictor
 from demos.cook_runs import MATERIALS, Case, create_rve
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import Energy
-from surrogates import Dataset, FieldPredictor, KernelSurrogate, sample, stretch_design, train_energy_network
+from surrogates import (
+    Dataset,
+    FieldPredictor,
+    KernelSurrogate,
+    OnlinePolynomial,
+    sample,
+    stretch_design,
+    train_energy_network,
+)
 from tests.benchmarks.bench_fe2 import moduli
 from tests.benchmarks.timing import show, with_goals
 from tests.benchmarks.warmstart_runs import Variant
@@ -89,6 +98,7 @@ def exact_variants(case: Case, learned: Learned) -> dict[str, Variant]:
         "exact, kernel": Variant(lambda: exact_mode(rve_of(case, fields), kernel), kind="learned"),
         "exact, network": Variant(lambda: exact_mode(rve_of(case, fields), learned.network), kind="learned"),
         "exact, no fields": Variant(lambda: exact_mode(rve_of(case), learned.network), kind="learned"),
+        "exact, online": Variant(lambda: exact_mode(rve_of(case), OnlinePolynomial(spec)), kind="learned"),
         "no model": Variant(lambda: exact_mode(rve_of(case), HOSTILE["constant"](spec))),
         "neo-Hookean model": Variant(lambda: unlearned_exact(case)),
     }
