@@ -37,7 +37,8 @@ class AcceleratedClosure:
     ``mode="exact"``: the fine scale's answer, sooner. The closure then has two levels (:mod:`coupling.two_level`): a
     macro solver that knows of them, such as :class:`solver_adapters.fenicsx.MultiscaleProblem`, lets the surrogate find
     the solution and the fine scale correct it, until the fine scale's residual meets the tolerance; to any other solver
-    this closure is the fine scale. Where both are laws of the stretch, wrap the result, ``StretchFrame(
+    this closure is the fine scale. A surrogate may learn from the run itself, and then needs no training beforehand
+    (:class:`coupling.two_level.LearningSurrogate`). Where both are laws of the stretch, wrap the result, ``StretchFrame(
     AcceleratedClosure(rve, surrogate, gate=gate, mode="exact"))``: rotations then do not spoil what is carried from one
     load step to the next.
 
