@@ -195,6 +195,7 @@ from coupling.serving import gpus, locality
 gpus.ROOT = Path(sys.argv[1])
 os.sched_getaffinity = lambda pid: set(map(int, sys.argv[2].split(",")))  # this machine need not have these cores
 print(locality.own_device(), locality.own_device(), flush=True)
+assert "torch" not in sys.modules
 sys.stdin.read()
 """
 
@@ -217,6 +218,7 @@ def take(root, cores, **environment):
 def go(*processes):
     for process in processes:
         process.communicate(timeout=10)
+        assert process.returncode == 0
 
 
 @pytest.mark.parametrize("launcher", [None, "OMPI_COMM_WORLD_LOCAL_RANK"])

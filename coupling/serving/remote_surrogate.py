@@ -31,7 +31,8 @@ class RemoteSurrogate:
 
     The version of the model is the one that is current when the surrogate is made (for a model folder, the one with its
     files), until :meth:`adopt`: a solver's law does not change under its Newton iteration. :attr:`current` tells
-    whether there is another. One surrogate serves one thread.
+    whether there is another. Servers of several GPUs may have different ones as the current: ``adopt(comm=comm)`` gives
+    all ranks one. One surrogate serves one thread.
 
     Where the server dies or hangs, at any moment, the surrogate connects to its successor, and asks again for what was
     not yet answered, for the same version (by fingerprint). Where that fails, it evaluates its ``local`` copy. Where
