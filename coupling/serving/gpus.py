@@ -102,7 +102,7 @@ def _listed(gpus: Sequence[Gpu], entry: str) -> Gpu | None:
 
 
 def _distances(own: int, numbers: Sequence[int], said: Sequence[int]) -> dict[int, int]:
-    """Distances from a node to all, those of the ACPI's default where they are not said."""
+    """Distances from a node to all, Linux's defaults where it does not say them."""
     if len(said) != len(numbers):
         said = [10 if number == own else 20 for number in numbers]
     return dict(zip(numbers, said, strict=True))

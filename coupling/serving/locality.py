@@ -103,14 +103,10 @@ def _taken(names: tuple[str, ...]) -> str:
 
 def _take(name: str) -> bool:
     """Whether no other process has that name, which this one has then until it ends: that of an abstract socket."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    try:
-        sock.bind(f"\0{name}")
-    except OSError as error:
-        sock.close()
-        return error.errno != errno.EADDRINUSE
-    _held.append(sock)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.bind(f"\0{name}")
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+        sock.detach()  # stays open
     return True
-
-
-_held: list[socket.socket] = []
