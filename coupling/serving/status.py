@@ -11,10 +11,11 @@ from rich.table import Table
 
 def overview(states: list[dict[str, Any]]) -> Table:
     """The reports of several servers, a row for each."""
-    table = Table("device", "process", "up", "memory", "clients", "queue", "models", "requests", "points", "address")
-    for column in table.columns[1:9]:
+    table = Table("device", "process", "up", "memory", "clients", "queue", "models", "requests", "points")
+    for column in table.columns[1:]:
         column.justify = "right"
-    for state in sorted(states, key=lambda state: str(state["device"])):
+    table.add_column("address", overflow="fold")
+    for state in states:
         models = state["models"]
         table.add_row(
             state["device"],
