@@ -37,10 +37,10 @@ class AcceleratedClosure:
     ``mode="exact"``: the fine scale's answer, sooner. The closure then has two levels (:mod:`coupling.two_level`): a
     macro solver that knows of them, such as :class:`solver_adapters.fenicsx.MultiscaleProblem`, lets the surrogate find
     the solution and the fine scale correct it, until the fine scale's residual meets the tolerance; to any other solver
-    this closure is the fine scale. A surrogate may learn from the run itself, and then needs no training beforehand
-    (:class:`coupling.two_level.LearningSurrogate`). Where both are laws of the stretch, wrap the result, ``StretchFrame(
+    this closure is the fine scale. Where both are laws of the stretch, wrap the result, ``StretchFrame(
     AcceleratedClosure(rve, surrogate, gate=gate, mode="exact"))``: rotations then do not spoil what is carried from one
-    load step to the next.
+    load step to the next. A surrogate may learn from the run itself, and then needs no training beforehand
+    (:class:`coupling.two_level.LearningSurrogate`).
 
     The surrogate cannot make a run fail, nor wrong unnoticed: a point is also served by the fine scale where the
     surrogate's numbers are not finite or its status is not usable (whatever the gate says), and all points are where it
