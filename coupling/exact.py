@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from coupling.agreement import collective_over, together
 from coupling.anchors import Anchors, secant
-from coupling.contract import Array, Closure, ClosureSpec, Response, usable
+from coupling.contract import Array, Closure, ClosureSpec, Response, check_response, usable
 from coupling.gate import Gate
 from coupling.ledger import Ledger
 from coupling.proposal import accepted, proposed
@@ -65,8 +66,8 @@ class ExactLevels:
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
         """The fine scale's full answer, which anchors the model too."""
         assert state is not None
-        with self.ledger.phase("fine"):
-            answer = self.fine.evaluate(gradient, self._own(state), dt, self._own(hint))
+        own = self._own(state), dt, self._own(hint)
+        answer, _ = self._solved(lambda: self.fine.evaluate(gradient, *own), len(gradient))
         rows = self._anchored(gradient, answer, self._unpack(state), self._own(state), dt, None)
         return replace(answer, state=rows)
 
@@ -95,15 +96,31 @@ class ExactLevels:
         self.ledger.count("exact/points", len(gradient))
         self.ledger.count("exact/tangents", int(wanted.sum()))
         own = self._own(state), dt, self._own(hint)
-        started = time.perf_counter()
-        with self.ledger.phase("fine"):
+
+        def ask() -> Response:
             if (sweep := _sweep_of(self.fine)) is not None:
-                answer = sweep(gradient, *own, tolerance=tolerance, tangent=wanted)
-            else:
-                answer = replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
-        self._choice.learn(len(gradient), int(wanted.sum()), time.perf_counter() - started)
+                return sweep(gradient, *own, tolerance=tolerance, tangent=wanted)
+            return replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
+
+        answer, seconds = self._solved(ask, len(gradient))
+        self._choice.learn(len(gradient), int(wanted.sum()), seconds)
         rows = self._anchored(gradient, answer, anchors, self._own(state), dt, hint)
         return replace(answer, state=rows, tangent=np.ascontiguousarray(self._unpack(rows).tangent))
+
+    def _solved(self, ask: Callable[[], Response], n: int) -> tuple[Response, float]:
+        """The fine scale's answer to n points and the seconds it took.
+
+        Where ranks meet in the surrogate it raises on all of them or on none, so that nobody waits there.
+        """
+
+        def local() -> tuple[Response, float]:
+            started = time.perf_counter()
+            with self.ledger.phase("fine"):
+                answer = ask()
+            check_response(self.fine.spec, answer, n)
+            return answer, time.perf_counter() - started
+
+        return together(collective_over(self.surrogate), local)
 
     def _anchored(
         self, gradient: Array, answer: Response, last: Anchors, state: Array | None, dt: float, hint: Array | None

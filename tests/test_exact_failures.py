@@ -1,0 +1,86 @@
+"""The exact mode where something fails: one outcome on all ranks, and no warnings from arithmetic on what failed."""
+
+from dataclasses import replace
+from itertools import count
+
+from mpi4py import MPI
+
+import numpy as np
+import pytest
+
+from coupling import AcceleratedClosure, CollectiveSurrogate, RangeGate, RemoteRankError, StretchFrame
+from coupling.closed_forms import ClosedFormSurrogate, StretchNeoHookean
+from demos.cook import membrane
+from solver_adapters.fenicsx import load_steps
+
+WORLD = MPI.COMM_WORLD
+LAST = WORLD.rank == WORLD.size - 1
+LAW = StretchNeoHookean(1.0, 2.0)
+prefixes = (f"failures{i}_" for i in count())
+
+
+def exact(fine, surrogate):
+    return AcceleratedClosure(fine, surrogate, gate=RangeGate(), mode="exact")
+
+
+def close(law):
+    return ClosedFormSurrogate(law, 1e-3, [-10.0] * law.spec.k, [10.0] * law.spec.k)
+
+
+class Raising:
+    """A law that raises, or answers in another shape, on the last rank once it is told to."""
+
+    def __init__(self, inner, malformed=False):
+        self.inner, self.spec, self.malformed, self.armed = inner, inner.spec, malformed, False
+
+    def initial_state(self, n):
+        return self.inner.initial_state(n)
+
+    def evaluate(self, gradient, state, dt, hint=None):
+        answer = self.inner.evaluate(gradient, state, dt, hint)
+        if not (self.armed and LAST):
+            return answer
+        if self.malformed:
+            return replace(answer, flux=answer.flux[:, :-1])
+        raise ArithmeticError("the fine scale is broken")
+
+
+def ways(levels, closure, g, state):
+    return {
+        "evaluate": lambda: closure.evaluate(g, state, 1.0),
+        "sweep": lambda: levels.sweep(g, state, 1.0, tolerance=1e-9),
+    }
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("started", [True, False])
+@pytest.mark.parametrize("malformed", [True, False])
+@pytest.mark.parametrize("way", ["evaluate", "sweep"])
+def test_a_fine_scale_that_fails_on_one_rank_keeps_none_waiting_in_the_surrogate(way, malformed, started):
+    fine = Raising(LAW, malformed)
+    closure = exact(fine, CollectiveSurrogate(close(LAW), WORLD))
+    g = np.tile(LAW.spec.reference, (3 if LAST else 2, 1)) + 0.02
+    state = closure.initial_state(len(g))
+    if started:
+        ways(closure.two_level, closure, g, state)[way]()
+    fine.armed = True
+    with pytest.raises((ArithmeticError, ValueError) if LAST else RemoteRankError):
+        ways(closure.two_level, closure, g, state)[way]()
+    fine.armed = False
+    answer = ways(closure.two_level, closure, g, state)[way]()
+    np.testing.assert_array_equal(answer.flux, LAW.evaluate(g, None, 1.0).flux)
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(120)
+def test_a_run_whose_fine_scale_fails_on_one_rank_ends_on_all():
+    fine = Raising(LAW)
+    closure = StretchFrame(exact(fine, CollectiveSurrogate(close(LAW), WORLD)))
+    macro = membrane(WORLD, closure, cells=(3, 2), load=0.05)
+
+    def arm(record):
+        fine.armed = True
+
+    with pytest.raises(ArithmeticError if LAST else RemoteRankError, match="the fine scale is broken"):
+        load_steps(macro.problem, macro.apply_load, steps=2, on_step=arm)
