@@ -7,11 +7,14 @@ from mpi4py import MPI
 
 import numpy as np
 import pytest
+import ufl
+from dolfinx import fem, mesh
 
 from coupling import AcceleratedClosure, CollectiveSurrogate, RangeGate, RemoteRankError, StretchFrame
-from coupling.closed_forms import ClosedFormSurrogate, StretchNeoHookean
+from coupling.closed_forms import ClosedFormSurrogate, LinearElastic, StretchNeoHookean, lame
+from coupling.contract import check_arguments
 from demos.cook import membrane
-from solver_adapters.fenicsx import load_steps
+from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
 
 WORLD = MPI.COMM_WORLD
 LAST = WORLD.rank == WORLD.size - 1
@@ -84,3 +87,55 @@ def test_a_run_whose_fine_scale_fails_on_one_rank_ends_on_all():
 
     with pytest.raises(ArithmeticError if LAST else RemoteRankError, match="the fine scale is broken"):
         load_steps(macro.problem, macro.apply_load, steps=2, on_step=arm)
+
+
+class KelvinVoigt(LinearElastic):
+    """σ = C (ε + τ (ε − εₙ)/Δt); the state is ε. Nobody can ask it for an increment of no length."""
+
+    def __init__(self, mu, lmbda, tau):
+        super().__init__(mu, lmbda)
+        self.spec = replace(self.spec, state_size=self.spec.k, history=True, symmetric=True)
+        self.elastic, self.tau, self.asked = LinearElastic(mu, lmbda), tau, []
+
+    def initial_state(self, n):
+        return np.zeros((n, self.spec.k))
+
+    def evaluate(self, gradient, state, dt, hint=None):
+        check_arguments(self.spec, gradient, state, hint)
+        self.asked.append(dt)
+        rate = float(self.tau) / dt
+        answer = self.elastic.evaluate((1.0 + rate) * gradient - rate * state, None, dt)
+        return replace(answer, tangent=(1.0 + rate) * answer.tangent, state=gradient.copy(), energy=None)
+
+
+def crept(closure, duration):
+    """A strip under a load that is applied over a duration: the problem, and whether its models found the solution."""
+    strip = mesh.create_unit_square(WORLD, 3, 3)
+    V = fem.functionspace(strip, ("Lagrange", 1, (2,)))
+    u, v = fem.Function(V), ufl.TestFunction(V)
+    low = fem.locate_dofs_geometrical(V, lambda x: np.isclose(x[1], 0.0))
+    traction = fem.Constant(strip, np.zeros(2))
+    sigma = ClosureFlux(mandel(ufl.sym(ufl.grad(u))), closure, ufl.dx(strip, degree=1))
+    residual = ufl.inner(sigma.vector, mandel(ufl.sym(ufl.grad(v)))) * sigma.dx - ufl.inner(traction, v) * ufl.ds
+    problem = MultiscaleProblem(
+        residual, u, fluxes=[sigma], bcs=[fem.dirichletbc(np.zeros(2), low, V)], petsc_options_prefix=next(prefixes)
+    )
+
+    def pull(t):
+        traction.value[:] = 0.0, 0.3 * t
+
+    load_steps(problem, pull, steps=3, duration=duration)
+    return problem
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("duration", [0.3, 300.0])
+def test_closures_of_rates_are_asked_for_true_increments_only(duration):
+    mu, lmbda = lame(200.0, 0.3)
+    law = KelvinVoigt(mu, lmbda, tau=1.0)
+    expected = crept(KelvinVoigt(mu, lmbda, tau=1.0), duration).solution
+    ours = crept(exact(law, close(KelvinVoigt(mu, lmbda, tau=1.0))), duration)
+    np.testing.assert_allclose(ours.solution, expected, atol=1e-9 * np.abs(expected).max(initial=1e-9))
+    np.testing.assert_allclose(law.asked, duration / 3, rtol=1e-9)
+    counts = ours.ledger.gathered(WORLD).counts
+    assert "macro/models refused" not in counts and counts["macro/exact sweeps"] <= 2 * 3
