@@ -19,6 +19,7 @@ from coupling.tangent_choice import TangentChoice
 
 _FADING = 0.1
 _TINY = 1e-300
+_silent = np.errstate(over="ignore", invalid="ignore")  # points that failed, surrogates that overflow: all are checked
 
 
 class ExactLevels:
@@ -62,6 +63,7 @@ class ExactLevels:
         rows = self._anchored(gradient, answer, last, self._own(state), dt, None)
         return replace(answer, state=rows)
 
+    @_silent
     def model(
         self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, learned: bool
     ) -> Response:
@@ -113,6 +115,7 @@ class ExactLevels:
 
         return together(collective_over(self.surrogate), local)
 
+    @_silent
     def _anchored(
         self, gradient: Array, answer: Response, last: Anchors, state: Array | None, dt: float, hint: Array | None
     ) -> Array:

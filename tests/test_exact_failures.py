@@ -11,10 +11,11 @@ import ufl
 from dolfinx import fem, mesh
 
 from coupling import AcceleratedClosure, CollectiveSurrogate, RangeGate, RemoteRankError, StretchFrame
-from coupling.closed_forms import ClosedFormSurrogate, LinearElastic, StretchNeoHookean, lame
-from coupling.contract import check_arguments
+from coupling.closed_forms import ClosedFormSurrogate, FailingClosure, LinearElastic, StretchNeoHookean, lame
+from coupling.contract import Status, check_arguments
 from demos.cook import membrane
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
+from tests.hostile_surrogates import HOSTILE, Hostile
 
 WORLD = MPI.COMM_WORLD
 LAST = WORLD.rank == WORLD.size - 1
@@ -139,3 +140,36 @@ def test_closures_of_rates_are_asked_for_true_increments_only(duration):
     np.testing.assert_allclose(law.asked, duration / 3, rtol=1e-9)
     counts = ours.ledger.gathered(WORLD).counts
     assert "macro/models refused" not in counts and counts["macro/exact sweeps"] <= 2 * 3
+
+
+WILD = HOSTILE | {
+    "infinite": lambda spec: _constant(spec, np.inf),
+    "beyond floating point": lambda spec: _constant(spec, 1e308),
+}
+
+
+def _constant(spec, value):
+    return Hostile(spec, lambda g: (np.full((len(g), spec.m), value), np.full((len(g), spec.m, spec.k), -value)))
+
+
+@pytest.mark.filterwarnings("ignore:surrogate failed:RuntimeWarning")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", WILD)
+def test_no_warnings_from_points_that_failed(name):
+    """Failed points, gradients that are no numbers and surrogates that answer none: states stay numbers, in silence."""
+    closure = exact(FailingClosure(LAW, lambda u: u[:, 0] > 1.5), WILD[name](LAW.spec))
+    levels, n = closure.two_level, 40
+    g = np.tile(LAW.spec.reference, (n, 1))
+    state = closure.initial_state(n)
+    hint = levels.sweep(g + 0.01, state, 1.0, tolerance=1e-9).state
+    g[::4, 0], g[1::4], g[2::8, 2] = 2.0, np.nan, 1e200
+    for ask in (
+        lambda: levels.model(g, state, 1.0, learned=True),
+        lambda: levels.model(g, state, 1.0, hint, learned=False),
+        lambda: levels.sweep(g, state, 1.0, hint, tolerance=1e-9),
+        lambda: closure.evaluate(g, state, 1.0),
+    ):
+        answer = ask()
+        assert np.isfinite(answer.state).all()
+        assert np.isfinite(answer.flux[3::4]).all()
+    assert (answer.status[::4] == Status.NOT_CONVERGED).all()
