@@ -118,7 +118,12 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
 
     Returns:
         The exact mode of the inner SNES.
+
+    Raises:
+        ContractError: a closure has history and the TS is none of backward Euler.
     """
+    for flux in fluxes:
+        flux.check_scheme(ts)
     outer = ts.getSNES()
     inner = PETSc.SNES().create(outer.getComm())
     inner.setOptionsPrefix(outer.getOptionsPrefix())
