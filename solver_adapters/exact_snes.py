@@ -31,6 +31,7 @@ from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved
 from solver_adapters.macro.snes import newton
 from solver_adapters.petsc_fd import FaceFlux
+from solver_adapters.warm_starts.end_of_solve import at_end, set_at_end
 from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess, set_guess
 from solver_adapters.warm_starts.vectors import owned, set_owned
 
@@ -87,6 +88,8 @@ class ExactSNES:
             self.snes.setConvergedReason(reason.CONVERGED_FNORM_ABS if small else reason.CONVERGED_FNORM_RELATIVE)
             self.snes.setIterationNumber(solved.iterations)
             self.snes.setFunctionNorm(problem.norm)
+            if ended := at_end(self.snes):
+                ended()
             return
         problem.count("macro/classical solves")
         for flux in self.fluxes:
@@ -259,12 +262,14 @@ class _Problem:
 
 @contextmanager
 def _borrowed(snes: PETSc.SNES, x: PETSc.Vec) -> Iterator[None]:
-    """Apply the initial guess to x; give the SNES back with the tolerances, guess and strictness it had."""
+    """Apply the initial guess to x; give the SNES back with the tolerances, guess, end and strictness it had."""
     (rtol, atol, stol, most), strict = snes.getTolerances(), snes.getErrorIfNotConverged()
     guess: InitialGuess = snes.getInitialGuess()
     apply_guess(guess, snes, x)
     if guess is not None:
         set_guess(None, snes)
+    ended = at_end(snes)
+    set_at_end(snes, None)
     snes.setErrorIfNotConverged(False)
     try:
         yield
@@ -273,3 +278,4 @@ def _borrowed(snes: PETSc.SNES, x: PETSc.Vec) -> Iterator[None]:
         snes.setErrorIfNotConverged(strict)
         if guess is not None:
             set_guess(guess, snes)
+        set_at_end(snes, ended)

@@ -9,6 +9,7 @@ import pytest
 from coupling import AcceleratedClosure, ClosureSpec, ContractError, RangeGate
 from coupling.closed_forms import ClosedFormSurrogate, FailingClosure
 from coupling.contract import Response, check_arguments
+from coupling.guess import Guess
 from coupling.ledger import merged
 from demos.plate import Plate
 from solver_adapters.exact_snes import ExactSNES, exact_time_steps
@@ -20,6 +21,7 @@ from solver_adapters.petsc_versions import DIVERGED_NAN
 from solver_adapters.rve.energies import FieldConduction
 from solver_adapters.rve.kinematics import ScalarField
 from solver_adapters.rve.meshes import centred_fibre
+from solver_adapters.warm_starts.vectors import owned
 from surrogates import box_design, fit_polynomial_flux, sample
 from tests.hostile_surrogates import HOSTILE, Hostile, random_weights
 
@@ -245,6 +247,25 @@ def test_the_solver_is_given_back_as_it_was():
     sweeps = counts_of(ours)["macro/exact sweeps"]
     ours.exact.solve(ours.b, ours.x)  # the guess is where it starts again
     assert len(asked) == 2 and counts_of(ours)["macro/exact sweeps"] > sweeps
+
+
+def test_warm_starts_learn_what_was_solved_exactly():
+    classical, ours = Steady(Conductor()), Steady(exact(Conductor(), good(Conductor())))
+    found = []
+
+    class Watching:
+        def predict(self, known):
+            return Guess.none(1, 0)
+
+        def observe(self, known, values):
+            found.append((known[0, 0], values[0] - classical_at[len(found)]))
+
+    loads = (0.4, 0.8, 1.2)
+    classical_at = [owned(classical.run((load,), checked=False)) for load in loads]
+    with warm_start(ours.snes, Watching(), parameter=lambda: ours.load):
+        ours.run(loads, checked=False)
+    assert [known for known, _ in found] == list(loads)
+    assert max(np.abs(error).max(initial=0.0) for _, error in found) < 1e-7
 
 
 def test_a_start_that_is_a_solution_is_left_alone():

@@ -15,6 +15,8 @@ class StartTolerance:
     ‖F(standard)‖, and the divergence tolerance in the ratio of the residuals, until the solve has ended. A convergence
     test that the user has set in Python is left alone.
 
+    Whoever holds releases: a solve that ends by an exception leaves the tolerances as they are.
+
     Args:
         snes: the solver.
     """
