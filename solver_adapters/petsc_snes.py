@@ -45,6 +45,7 @@ from solver_adapters.warm_starts.projection import ProjectionPredictor
 from solver_adapters.warm_starts.tangent import TangentPredictor
 from solver_adapters.warm_starts.time_steps import time_of_unknown
 from solver_adapters.warm_starts.tolerance import StartTolerance
+from solver_adapters.warm_starts.trials import trials
 from solver_adapters.warm_starts.vectors import TrialResidual, owned, set_owned
 
 __all__ = ["WarmStart", "WarmStartOptions", "warm_start"]
@@ -192,10 +193,12 @@ class WarmStart:
         if self._residual is None:
             self._residual = TrialResidual(snes, x.duplicate(), self._comm)
         self._residual.norms.clear()
-        start, self.used = self._guarded.start(self._known, self._standard, self._residual)
+        with trials(snes) as share:
+            start, self.used = self._guarded.start(self._known, self._standard, self._residual)
         if self.used:
             set_owned(x, start)
-            self._tolerance.hold(*self._residual.norms)
+            at_standard, at_guess = self._residual.norms
+            self._tolerance.hold(at_standard, at_guess, share)
             self._hold_strictness(False)
         if self.options.monitor:
             self._tell()

@@ -5,6 +5,8 @@ from petsc4py import PETSc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coupling import AcceleratedClosure, ClosureSpec, ContractError, RangeGate
 from coupling.closed_forms import ClosedFormSurrogate, FailingClosure
@@ -328,3 +330,41 @@ def test_time_steps(name, predictor):
         counts = exactly.ledger.gathered(WORLD).counts
         assert "macro/classical solves" not in counts
         assert counts["macro/exact sweeps"] <= 2.5 * 6
+
+
+@pytest.mark.parametrize("predictor", ["linear", "tangent"])
+def test_starts_are_compared_without_the_fine_scale(surrogate, predictor):
+    law = composite()
+    classical, _ = plate(composite(), two_level=False)
+    ours, exactly = plate(exact(law, surrogate), predictor=predictor)
+    assert np.abs(ours.temperatures() - classical.temperatures()).max() < 1e-6
+    counts = merged(WORLD, exactly.ledger, law.ledger).counts
+    assert counts.get("rve/points", 0) <= WORLD.size  # the reference state
+    assert "macro/classical solves" not in counts
+
+
+class Told:
+    """A predictor that answers the solutions before, changed as it is told."""
+
+    def __init__(self, change):
+        self.change, self.found = change, None
+
+    def predict(self, known):
+        if self.found is None:
+            return Guess.none(1, 0)
+        return Guess(self.change(self.found), np.zeros(1, np.int8))
+
+    def observe(self, known, found):
+        self.found = found
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**20), size=st.floats(1e-2, 1e2), scale=st.floats(1e-3, 1e3), failing=st.booleans())
+def test_no_surrogate_and_no_guess_changes_the_answer(seed, size, scale, failing):
+    """Together, also where the fine scale has no answer at what was guessed."""
+    law = FailingClosure(Conductor(), lambda g: np.abs(g).max(axis=1) > 50.0) if failing else Conductor()
+    rng = np.random.default_rng(seed + WORLD.rank)
+    predictor = Told(lambda u: u + scale * rng.standard_normal(u.shape))
+    ours, _ = plate(exact(law, random_weights(law.spec, seed, size)), predictor=predictor, steps=3)
+    classical, _ = plate(Conductor(), two_level=False, steps=3)
+    assert np.abs(ours.temperatures() - classical.temperatures()).max() < 1e-5
