@@ -124,11 +124,19 @@ class Client:
 
     def finish(self, piece: Piece[Client], code: Code, text: str = "") -> None:
         """Answer a request and give its slot back."""
+        self._busy.discard(piece.request.slot)
+        self._tell(piece, code, text)
+
+    def reassure(self, piece: Piece[Client]) -> None:
+        """Tell that a request is being worked on."""
+        self._tell(piece, Code.WORKING)
+
+    def _tell(self, piece: Piece[Client], code: Code, text: str = "") -> None:
         request = piece.request
-        self._busy.discard(request.slot)
-        n, current = request.points, piece.model.current
-        reply = Reply(code, request.sequence, request.slot, n, current, piece.compute_ns, text)
-        self.send(pack_reply(reply))
+        current = piece.model.current
+        self.send(
+            pack_reply(Reply(code, request.sequence, request.slot, request.points, current, piece.compute_ns, text))
+        )
 
     def _receive_hello(self) -> None:
         packet, descriptors = receive_with_descriptors(self.sock)

@@ -14,6 +14,8 @@ from coupling.errors import ContractError
 from coupling.serving.frames import ENERGY, UNCERTAINTY
 from coupling.serving.segment import Slot
 
+_ALL = UNCERTAINTY | ENERGY
+
 
 @dataclass(slots=True)
 class Part:
@@ -72,6 +74,15 @@ class OnDevice(Protocol):
         ...
 
 
+@runtime_checkable
+class InPlace(Protocol):
+    """What closures without state can have besides, whose responses all have uncertainty and energy."""
+
+    def evaluate_into(self, gradient: Array, response: Response) -> None:
+        """Overwrite the arrays of the response by those at the gradient."""
+        ...
+
+
 class DeviceEvaluator:
     """Has a device read gradients from the slots and write results into them.
 
@@ -87,8 +98,7 @@ class DeviceEvaluator:
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         """Hand over the rows."""
         slots = [part.slot.rows(part.start, part.stop) for part in parts]
-        responses = [Response(s.flux, s.tangent, s.status, uncertainty=s.uncertainty, energy=s.energy) for s in slots]
-        self._on_device.evaluate_into([slot.gradient for slot in slots], responses)
+        self._on_device.evaluate_into([slot.gradient for slot in slots], [slot.response(_ALL) for slot in slots])
 
 
 class HostEvaluator:
@@ -96,6 +106,7 @@ class HostEvaluator:
 
     Where memory does not suffice for a batch, it is evaluated in halves, and later ones are no larger than these.
     Inputs are copied before the model sees them: a client that writes into its slot meanwhile deceives nobody's checks.
+    Results go straight into the slot where there is one and the model can do that, else they are copied.
 
     Args:
         closure: the model.
@@ -103,10 +114,11 @@ class HostEvaluator:
         optional: flags of the optional results that it always has.
     """
 
-    slot_bytes = 1 << 19
+    slot_bytes = 1 << 23
 
     def __init__(self, closure: Closure, batch: int, optional: int) -> None:
         self.closure, self.spec, self.batch, self._optional = closure, closure.spec, batch, optional
+        self._in_place = closure if isinstance(closure, InPlace) else None
         s = self.spec.state_size
         self._gradient = np.empty((batch, self.spec.k))
         self._state = np.empty((batch, s)) if s else None
@@ -134,6 +146,10 @@ class HostEvaluator:
         n = 0
         for part in parts:
             n = self._gather(part, n, hint)
+        if self._in_place is not None and len(parts) == 1:
+            slot = parts[0].slot.rows(parts[0].start, parts[0].stop)
+            self._in_place.evaluate_into(self._gradient[:n], slot.response(_ALL))
+            return
         state = None if self._state is None else self._state[:n]
         hints = self._hint[:n] if hint and self._hint is not None else None
         response = self.closure.evaluate(self._gradient[:n], state, dt, hints)

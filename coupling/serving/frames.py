@@ -38,13 +38,14 @@ class Kind(IntEnum):
 
 
 class Code(IntEnum):
-    """How a request ended."""
+    """How a request ended; WORKING is none, but a sign of life while it is under way."""
 
     DONE = 0
     MALFORMED = 1
     EXPIRED = 2
     MODEL_FAILED = 3
     NO_SUCH_VERSION = 4
+    WORKING = 5
 
 
 HINT, UNCERTAINTY, ENERGY = 1, 2, 4

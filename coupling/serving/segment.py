@@ -13,10 +13,13 @@ import fcntl
 import mmap
 import os
 import stat
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, Response, StatusArray
 from coupling.errors import ServerRefusedError
@@ -27,10 +30,11 @@ MOST_SLOTS = 64
 MOST_BYTES = 1 << 30
 _SLOT_BYTES = 1 << 19
 _LINE, _PAGE = 64, mmap.PAGESIZE
-_MOST_VIEWS = 8
+_MOST_VIEWS = 32
 _INPUTS = 3
 
 Rows: TypeAlias = tuple[int, int]
+Memory: TypeAlias = mmap.mmap | bytearray | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +64,18 @@ class Slot:
             self._views[start, stop] = views
         return views
 
-    def answer(self, optional: int) -> Response:
+    def response(self, optional: int) -> Response:
+        """The results, with those of the optional ones that the flags name."""
+        return Response(
+            self.flux,
+            self.tangent,
+            self.status,
+            self.new_state,
+            self.uncertainty if optional & UNCERTAINTY else None,
+            self.energy if optional & ENERGY else None,
+        )
+
+    def copied(self, optional: int) -> Response:
         """A copy of the results, with those of the optional ones that the flags name."""
         return Response(
             self.flux.copy(),
@@ -134,15 +149,18 @@ class Layout:
         """The arrays of all slots."""
         return [self.slot(memory, index * self.slot_bytes) for index in range(self.slots)]
 
-    def slot(self, memory: mmap.mmap | bytearray, offset: int, gap: int = 0) -> Slot:
-        """The arrays of a slot at that offset, with so many bytes left free before those of the results."""
-        n, arrays = self.capacity, dict[str, Any]()
+    def slot(self, memory: Memory, offset: int, gap: int = 0, rows: int | None = None) -> Slot:
+        """The arrays of a slot at that offset, with so many bytes left free before those of the results.
+
+        ``rows`` are the first ones that the arrays have, None for all.
+        """
+        n, arrays = self.capacity if rows is None else rows, dict[str, Any]()
         shapes = {"tangent": (n, self.m, self.k), "uncertainty": (n,), "energy": (n,)}
         for number, (name, width) in enumerate(self._fields()):
             offset += gap * (number == _INPUTS)
             shape = shapes.get(name, (n, width))
             arrays[name] = np.ndarray(shape, np.float64, memory, offset) if width else None
-            offset += aligned(8 * n * width, _LINE)
+            offset += aligned(8 * self.capacity * width, _LINE)
         return Slot(**arrays, status=np.ndarray((n,), np.int8, memory, offset))
 
 
@@ -152,6 +170,10 @@ class Segment:
     def __init__(self, layout: Layout, descriptor: int) -> None:
         self.layout, self.memory = layout, mmap.mmap(descriptor, layout.bytes)
         self.slots = layout.views(self.memory)
+
+    def lend(self, number: int, n: int, back: Callable[[], None]) -> Slot:
+        """The first n rows of a slot in arrays of their own; ``back`` is called when nobody has any of them any more."""
+        return self.layout.slot(lent(self.memory, back), number * self.layout.slot_bytes, rows=n)
 
 
 def create(layout: Layout) -> tuple[Segment, int]:
@@ -199,6 +221,13 @@ def _check_memory(descriptor: int, size: int) -> None:
     if not stat.S_ISREG(status.st_mode) or seals & SEALS != SEALS or status.st_size != size:
         got = f"got {seals:#x} and {status.st_size}"
         raise ServerRefusedError(f"a segment is sealed ({SEALS:#x}) and has {size} bytes, {got}")
+
+
+def lent(memory: mmap.mmap | bytearray, back: Callable[[], None]) -> NDArray[np.uint8]:
+    """The memory as an array; ``back`` is called when nobody has it or any view of it any more."""
+    array = np.ndarray((len(memory),), np.uint8, memory)
+    weakref.finalize(array, back).atexit = False
+    return array
 
 
 def aligned(size: int, to: int) -> int:

@@ -8,6 +8,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from coupling.serving.batching import FairQueue, Piece
@@ -22,6 +23,8 @@ from coupling.serving.work import Work
 
 MOST_CLIENTS = 1024
 _LONGEST_LINGER = 1e-4
+PATIENCE_NS = 500_000_000
+"""How long a request waits without a word."""
 
 
 class Server:
@@ -52,6 +55,7 @@ class Server:
         self._stopping = False
         self._last_client = time.monotonic()
         self._linger_end = 0.0
+        self._reassured = 0
 
     def run(self) -> None:
         """Serve until told to stop, or until there has been no client for the time that the settings allow."""
@@ -70,7 +74,17 @@ class Server:
                 self._attend(descriptor)
             if self.queue and not self._linger():
                 self._work.next_batch()
+                self._reassure()
         self._loader.close()
+
+    def _reassure(self) -> None:
+        """Now and then tell those who have been waiting for long that this is no server that hangs."""
+        now = self._alive[0]
+        if now - self._reassured > PATIENCE_NS:
+            self._reassured = now
+            for piece in list(self.queue):
+                if now - piece.arrived > PATIENCE_NS:
+                    self.serve(piece.client, partial(piece.client.reassure, piece))
 
     def stop(self) -> None:
         """End :meth:`run` after the batch in progress."""
