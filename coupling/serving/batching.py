@@ -137,4 +137,5 @@ class FairQueue(Generic[C]):
             return
         line.remove(piece)
         if not line:
-            self.drop(piece.client)
+            del self._lines[piece.client]
+            self._ring.remove(piece.client)

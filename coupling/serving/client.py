@@ -122,21 +122,13 @@ class Client:
         self.segment = None
         self.sock.close()
 
-    def finish(self, piece: Piece[Client], code: Code, text: str = "") -> None:
-        """Answer a request and give its slot back."""
-        self._busy.discard(piece.request.slot)
-        self._tell(piece, code, text)
-
-    def reassure(self, piece: Piece[Client]) -> None:
-        """Tell that a request is being worked on."""
-        self._tell(piece, Code.WORKING)
-
-    def _tell(self, piece: Piece[Client], code: Code, text: str = "") -> None:
+    def answer(self, piece: Piece[Client], code: Code, text: str) -> None:
+        """Answer a request; unless it is still being worked on, its slot is free again."""
         request = piece.request
-        current = piece.model.current
-        self.send(
-            pack_reply(Reply(code, request.sequence, request.slot, request.points, current, piece.compute_ns, text))
-        )
+        if code is not Code.WORKING:
+            self._busy.discard(request.slot)
+        n, current = request.points, piece.model.current
+        self.send(pack_reply(Reply(code, request.sequence, request.slot, n, current, piece.compute_ns, text)))
 
     def _receive_hello(self) -> None:
         packet, descriptors = receive_with_descriptors(self.sock)

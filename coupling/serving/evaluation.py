@@ -14,8 +14,6 @@ from coupling.errors import ContractError
 from coupling.serving.frames import ENERGY, UNCERTAINTY
 from coupling.serving.segment import Slot
 
-_ALL = UNCERTAINTY | ENERGY
-
 
 @dataclass(slots=True)
 class Part:
@@ -98,7 +96,7 @@ class DeviceEvaluator:
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         """Hand over the rows."""
         slots = [part.slot.rows(part.start, part.stop) for part in parts]
-        self._on_device.evaluate_into([slot.gradient for slot in slots], [slot.response(_ALL) for slot in slots])
+        self._on_device.evaluate_into([slot.gradient for slot in slots], [slot.results for slot in slots])
 
 
 class HostEvaluator:
@@ -143,12 +141,11 @@ class HostEvaluator:
         return nothing
 
     def _evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
-        n = 0
-        for part in parts:
-            n = self._gather(part, n, hint)
-        if self._in_place is not None and len(parts) == 1:
-            slot = parts[0].slot.rows(parts[0].start, parts[0].stop)
-            self._in_place.evaluate_into(self._gradient[:n], slot.response(_ALL))
+        slots, n = [part.slot.rows(part.start, part.stop) for part in parts], 0
+        for slot in slots:
+            n = self._gather(slot, n, hint)
+        if self._in_place is not None and len(slots) == 1:
+            self._in_place.evaluate_into(self._gradient[:n], slots[0].results)
             return
         state = None if self._state is None else self._state[:n]
         hints = self._hint[:n] if hint and self._hint is not None else None
@@ -156,16 +153,16 @@ class HostEvaluator:
         if optional_results(self.spec, response, n) != self._optional:
             raise ContractError("the model states uncertainty or energy at some times and not at others")
         row = 0
-        for part in parts:
-            row = _scatter(response, row, part.slot.rows(part.start, part.stop))
+        for slot in slots:
+            row = _scatter(response, row, slot)
 
-    def _gather(self, part: Part, n: int, hint: bool) -> int:
-        rows, end = part.slot.rows(part.start, part.stop), n + part.stop - part.start
-        self._gradient[n:end] = rows.gradient
-        if self._state is not None and rows.state is not None:
-            self._state[n:end] = rows.state
-        if hint and self._hint is not None and rows.hint is not None:
-            self._hint[n:end] = rows.hint
+    def _gather(self, slot: Slot, n: int, hint: bool) -> int:
+        end = n + len(slot.gradient)
+        self._gradient[n:end] = slot.gradient
+        if self._state is not None and slot.state is not None:
+            self._state[n:end] = slot.state
+        if hint and self._hint is not None and slot.hint is not None:
+            self._hint[n:end] = slot.hint
         return end
 
 

@@ -92,7 +92,9 @@ def unpack_request(packet: bytes | memoryview) -> Request | None:
 
 def pack_reply(reply: Reply) -> bytes:
     """The reply as one packet, its text after the fixed part."""
-    return _REPLY.pack(REPLY_MAGIC, *reply[:-1]) + reply.text.encode()[:LONGEST_TEXT]
+    *values, text = reply
+    packet = _REPLY.pack(REPLY_MAGIC, *values)
+    return packet + text.encode()[:LONGEST_TEXT] if text else packet
 
 
 def unpack_reply(packet: bytes | memoryview) -> Reply | None:

@@ -16,6 +16,7 @@ import stat
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -74,6 +75,11 @@ class Slot:
             self.uncertainty if optional & UNCERTAINTY else None,
             self.energy if optional & ENERGY else None,
         )
+
+    @cached_property
+    def results(self) -> Response:
+        """All results."""
+        return self.response(UNCERTAINTY | ENERGY)
 
     def copied(self, optional: int) -> Response:
         """A copy of the results, with those of the optional ones that the flags name."""

@@ -8,7 +8,6 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from coupling.serving.batching import FairQueue, Piece
@@ -56,6 +55,7 @@ class Server:
         self._last_client = time.monotonic()
         self._linger_end = 0.0
         self._reassured = 0
+        self.enqueue = self.queue.add
 
     def run(self) -> None:
         """Serve until told to stop, or until there has been no client for the time that the settings allow."""
@@ -64,27 +64,26 @@ class Server:
         while not self._stopping:
             if self.queue:
                 events = self._poll.poll(0)
-            elif (patience := self._patience()) == 0.0:
+            elif (patience := None if self.clients else self._patience()) == 0.0:
                 break
             else:
                 self._alive[0] = 0
                 events = self._poll.poll(patience)
-            self._alive[0] = time.monotonic_ns()
+            self._alive[0] = now = time.monotonic_ns()
             for descriptor, _ in events:
                 self._attend(descriptor)
-            if self.queue and not self._linger():
+            if self.queue and not (self.settings.linger and self._linger()):
                 self._work.next_batch()
-                self._reassure()
+                if now - self._reassured > PATIENCE_NS:
+                    self._reassure(now)
         self._loader.close()
 
-    def _reassure(self) -> None:
-        """Now and then tell those who have been waiting for long that this is no server that hangs."""
-        now = self._alive[0]
-        if now - self._reassured > PATIENCE_NS:
-            self._reassured = now
-            for piece in list(self.queue):
-                if now - piece.arrived > PATIENCE_NS:
-                    self.serve(piece.client, partial(piece.client.reassure, piece))
+    def _reassure(self, now: int) -> None:
+        """Tell those who have been waiting for long that this is no server that hangs."""
+        self._reassured = now
+        for piece in list(self.queue):
+            if now - piece.arrived > PATIENCE_NS:
+                self._answer(piece, Code.WORKING, "")
 
     def stop(self) -> None:
         """End :meth:`run` after the batch in progress."""
@@ -100,14 +99,14 @@ class Server:
         return self.clients.get(client.sock.fileno()) is client
 
     def _patience(self) -> float | None:
-        """Seconds to sleep at most, None for no limit."""
-        if self.clients or self.settings.idle is None:
+        """Seconds to sleep without clients at most, None for no limit."""
+        if self.settings.idle is None:
             return None
         return max(0.0, self._last_client + self.settings.idle - time.monotonic())
 
     def _linger(self) -> bool:
         """Wait a moment for clients that are likely to ask; whether there is something of theirs to attend to."""
-        if not self.settings.linger or self.queue.clients >= self.attached:
+        if self.queue.clients >= self.attached:
             return False
         now = time.monotonic()
         if self._linger_end < now - _LONGEST_LINGER:  # that was for an earlier batch
@@ -173,12 +172,8 @@ class Server:
         """Answer the first message of a client."""
         self._reception.receive(client, message)
 
-    def enqueue(self, piece: Piece[Client]) -> None:
-        """Take a request."""
-        self.queue.add(piece)
-
     def _answer(self, piece: Piece[Client], code: Code, text: str) -> None:
         try:
-            piece.client.finish(piece, code, text)
+            piece.client.answer(piece, code, text)
         except Gone:
             self._leave(piece.client)
