@@ -71,7 +71,7 @@ class EnergySurrogate:
         return response
 
     def evaluate_into(self, gradient: Array, response: Response) -> None:
-        """Overwrite the arrays of a response, uncertainty and energy among them, by those at U = ``gradient`` (n, k)."""
+        """Overwrite the arrays of a response, which has all but a state, by those at U = ``gradient`` (n, k)."""
         if self.on_device is not None:
             self.on_device.evaluate_into([gradient], [response])
             return

@@ -12,7 +12,7 @@ import numpy as np
 from coupling.contract import Array, Closure, ClosureSpec, Response
 from coupling.errors import ContractError
 from coupling.serving.frames import ENERGY, UNCERTAINTY
-from coupling.serving.segment import Slot
+from coupling.serving.segment import SLOT_BYTES, Slot
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class HostEvaluator:
         optional: flags of the optional results that it always has.
     """
 
-    slot_bytes = 1 << 23
+    slot_bytes = SLOT_BYTES
 
     def __init__(self, closure: Closure, batch: int, optional: int) -> None:
         self.closure, self.spec, self.batch, self._optional = closure, closure.spec, batch, optional

@@ -87,8 +87,8 @@ class Rooms(Protocol):
         """All of them."""
         ...
 
-    def lend(self, number: int, n: int, back: Callable[[], None]) -> Slot:
-        """The first n rows of a slot in arrays of their own; ``back`` is called when nobody has any of them any more."""
+    def lend(self, number: int, n: int, optional: int, back: Callable[[], None]) -> Response:
+        """The results in a room as they are; ``back`` is called when nobody has any array of them any more."""
         ...
 
 
@@ -236,7 +236,7 @@ class Exchange(Generic[L]):
         """The results in a slot: copied, or as they are where they are many and there are slots enough."""
         segment, optional, free = self.link.segment, self.link.optional, self._free
         if n * self._layout.row_values >= _WORTH_LENDING and len(free) >= self._layout.slots // 2:
-            return segment.lend(number, n, partial(free.append, number)).response(optional)
+            return segment.lend(number, n, optional, partial(free.append, number))
         free.append(number)
         return segment.slots[number].rows(0, n).copied(optional)
 

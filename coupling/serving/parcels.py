@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from coupling.contract import Response
 from coupling.serving.frames import LONGEST_TEXT, REPLY_BYTES, REQUEST_BYTES, Reply, Request, pack_reply, pack_request
 from coupling.serving.segment import Layout, Slot, lent
 
@@ -54,9 +55,9 @@ class Parcel:
         """The arrays of the first ``stop`` points; ``start`` is 0."""
         return self.laid(stop).slot
 
-    def lend(self, n: int, back: Callable[[], None]) -> Slot:
+    def lend(self, n: int, optional: int, back: Callable[[], None]) -> Response:
         """See :meth:`Parcels.lend`."""
-        return self._layout_for(n).slot(lent(self._memory, back), _FRAME, gap=_FRAME)
+        return self._layout_for(n).response(lent(self._memory, back), 2 * _FRAME, n, optional)
 
     def with_request(self, request: Request) -> memoryview:
         """The message of a request whose rows are in."""
@@ -86,6 +87,6 @@ class Parcels:
         self.layout = layout
         self.slots = [Parcel(layout) for _ in range(layout.slots)]
 
-    def lend(self, number: int, n: int, back: Callable[[], None]) -> Slot:
-        """The results in a parcel for n points; ``back`` is called when nobody has any of its arrays any more."""
-        return self.slots[number].lend(n, back)
+    def lend(self, number: int, n: int, optional: int, back: Callable[[], None]) -> Response:
+        """The results in a parcel as they are; ``back`` is called when nobody has any array of them any more."""
+        return self.slots[number].lend(n, optional, back)

@@ -10,13 +10,14 @@ A symmetric tangent travels in full: in shared memory packing costs more than th
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import stat
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,10 +30,9 @@ from coupling.serving.frames import ENERGY, UNCERTAINTY
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 MOST_SLOTS = 64
 MOST_BYTES = 1 << 30
-_SLOT_BYTES = 1 << 19
+SLOT_BYTES = 1 << 23
 _LINE, _PAGE = 64, mmap.PAGESIZE
 _MOST_VIEWS = 32
-_INPUTS = 3
 
 Rows: TypeAlias = tuple[int, int]
 Memory: TypeAlias = mmap.mmap | bytearray | NDArray[np.uint8]
@@ -65,21 +65,10 @@ class Slot:
             self._views[start, stop] = views
         return views
 
-    def response(self, optional: int) -> Response:
-        """The results, with those of the optional ones that the flags name."""
-        return Response(
-            self.flux,
-            self.tangent,
-            self.status,
-            self.new_state,
-            self.uncertainty if optional & UNCERTAINTY else None,
-            self.energy if optional & ENERGY else None,
-        )
-
     @cached_property
     def results(self) -> Response:
         """All results."""
-        return self.response(UNCERTAINTY | ENERGY)
+        return Response(self.flux, self.tangent, self.status, self.new_state, self.uncertainty, self.energy)
 
     def copied(self, optional: int) -> Response:
         """A copy of the results, with those of the optional ones that the flags name."""
@@ -93,6 +82,7 @@ class Slot:
         )
 
 
+_INPUTS = ("gradient", "state", "hint")
 _ARRAYS = tuple(f.name for f in fields(Slot) if not f.name.startswith("_"))
 
 
@@ -107,8 +97,8 @@ class Layout:
     capacity: int
 
     @classmethod
-    def fitting(cls, spec: ClosureSpec, slots: int = 8, slot_bytes: int = _SLOT_BYTES) -> Layout:
-        """Slots of half a MiB or so: small enough for a cache, large enough to hide the doorbell."""
+    def fitting(cls, spec: ClosureSpec, slots: int = 8, slot_bytes: int = SLOT_BYTES) -> Layout:
+        """Slots of up to 8 MiB, of which only what is used takes memory: a solver's points fit one of them."""
         row = 8 * cls(spec.k, spec.m, spec.state_size, 1, 1).row_values
         capacity = 1 << max(6, (slot_bytes // row).bit_length() - 1)
         return cls(spec.k, spec.m, spec.state_size, slots, capacity)
@@ -121,12 +111,12 @@ class Layout:
     @property
     def input_bytes(self) -> int:
         """Bytes of what a client fills in: the first part of a slot."""
-        return sum(aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()[:_INPUTS])
+        return self._places["flux"][0]
 
     @property
     def used_bytes(self) -> int:
         """Bytes of all arrays of a slot."""
-        return sum(aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()) + self.capacity
+        return self._places["status"][0] + self.capacity
 
     @property
     def slot_bytes(self) -> int:
@@ -138,36 +128,44 @@ class Layout:
         """Bytes of the segment."""
         return self.slots * self.slot_bytes
 
-    def _fields(self) -> list[tuple[str, int]]:
-        s = self.state_size
-        return [
-            ("gradient", self.k),
-            ("state", s),
-            ("hint", s),
-            ("flux", self.m),
-            ("tangent", self.m * self.k),
-            ("uncertainty", 1),
-            ("energy", 1),
-            ("new_state", s),
-        ]
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Where in a slot each array begins, and the shape of its rows."""
+        s, offset, places = self.state_size, 0, dict[str, tuple[int, tuple[int, ...]]]()
+        inputs = {"gradient": (self.k,), "state": (s,), "hint": (s,)}
+        results = {"flux": (self.m,), "tangent": (self.m, self.k), "uncertainty": (), "energy": (), "new_state": (s,)}
+        for name, shape in (inputs | results).items():
+            places[name] = offset, shape
+            offset += aligned(8 * self.capacity * math.prod(shape), _LINE)
+        return places | {"status": (offset, ())}
 
     def views(self, memory: mmap.mmap) -> list[Slot]:
         """The arrays of all slots."""
         return [self.slot(memory, index * self.slot_bytes) for index in range(self.slots)]
 
-    def slot(self, memory: Memory, offset: int, gap: int = 0, rows: int | None = None) -> Slot:
-        """The arrays of a slot at that offset, with so many bytes left free before those of the results.
+    def slot(self, memory: Memory, offset: int, gap: int = 0) -> Slot:
+        """The arrays of a slot at that offset, with so many bytes left free before those of the results."""
+        array = partial(self._array, memory, rows=self.capacity)
+        inputs = {name: array(name, offset) for name in _INPUTS}
+        return Slot(**inputs, **{name: array(name, offset + gap) for name in _ARRAYS if name not in _INPUTS})
 
-        ``rows`` are the first ones that the arrays have, None for all.
-        """
-        n, arrays = self.capacity if rows is None else rows, dict[str, Any]()
-        shapes = {"tangent": (n, self.m, self.k), "uncertainty": (n,), "energy": (n,)}
-        for number, (name, width) in enumerate(self._fields()):
-            offset += gap * (number == _INPUTS)
-            shape = shapes.get(name, (n, width))
-            arrays[name] = np.ndarray(shape, np.float64, memory, offset) if width else None
-            offset += aligned(8 * self.capacity * width, _LINE)
-        return Slot(**arrays, status=np.ndarray((n,), np.int8, memory, offset))
+    def response(self, memory: Memory, offset: int, n: int, optional: int) -> Response:
+        """The results at the first n points of a slot, with those of the optional ones that the flags name."""
+        array = partial(self._array, memory, offset=offset, rows=n)
+        return Response(
+            array("flux"),
+            array("tangent"),
+            array("status"),
+            array("new_state"),
+            array("uncertainty") if optional & UNCERTAINTY else None,
+            array("energy") if optional & ENERGY else None,
+        )
+
+    def _array(self, memory: Memory, name: str, offset: int, rows: int) -> Any:
+        start, shape = self._places[name]
+        if 0 in shape:
+            return None
+        return np.ndarray((rows, *shape), np.int8 if name == "status" else np.float64, memory, offset + start)
 
 
 class Segment:
@@ -177,9 +175,9 @@ class Segment:
         self.layout, self.memory = layout, mmap.mmap(descriptor, layout.bytes)
         self.slots = layout.views(self.memory)
 
-    def lend(self, number: int, n: int, back: Callable[[], None]) -> Slot:
-        """The first n rows of a slot in arrays of their own; ``back`` is called when nobody has any of them any more."""
-        return self.layout.slot(lent(self.memory, back), number * self.layout.slot_bytes, rows=n)
+    def lend(self, number: int, n: int, optional: int, back: Callable[[], None]) -> Response:
+        """The results in a slot as they are; ``back`` is called when nobody has any array of them any more."""
+        return self.layout.response(lent(self.memory, back), number * self.layout.slot_bytes, n, optional)
 
 
 def create(layout: Layout) -> tuple[Segment, int]:
