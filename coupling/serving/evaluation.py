@@ -74,10 +74,10 @@ class OnDevice(Protocol):
 
 @runtime_checkable
 class InPlace(Protocol):
-    """What closures without state can have besides, whose responses all have uncertainty and energy."""
+    """What a closure without state, all of whose responses have uncertainty and energy, can have besides."""
 
     def evaluate_into(self, gradient: Array, response: Response) -> None:
-        """Overwrite the arrays of the response by those at the gradient."""
+        """Overwrite the arrays of the response by those at the gradient (n, k)."""
         ...
 
 
@@ -104,7 +104,7 @@ class HostEvaluator:
 
     Where memory does not suffice for a batch, it is evaluated in halves, and later ones are no larger than these.
     Inputs are copied before the model sees them: a client that writes into its slot meanwhile deceives nobody's checks.
-    Results go straight into the slot where there is one and the model can do that, else they are copied.
+    Results of a single part are written where they belong by models that can do that, others are copied.
 
     Args:
         closure: the model.

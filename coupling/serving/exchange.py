@@ -19,7 +19,7 @@ from coupling.serving.segment import Layout, Rows, Slot
 NEVER = 2**63 - 1
 """The deadline of what has none."""
 _WORTH_LENDING = 1 << 15
-"""Numbers in a slot from which on keeping track of who has them takes less time than copying them."""
+"""Numbers in a slot from which on they are lent: of fewer, a copy is made in less time."""
 
 
 @dataclass(eq=False, slots=True)
@@ -149,7 +149,7 @@ class Exchange(Generic[L]):
             return
 
     def progress(self, patience: float) -> None:
-        """Wait for one reply, take its results, and use the slot for what waits.
+        """Wait for one reply, take its results, and send what waits.
 
         Args:
             patience: seconds to wait at most; never more than the link's own timeout.

@@ -9,7 +9,8 @@ A connection begins with two exchanges in JSON, one object per packet:
    then holds the initial one.
 
 Then the client rings with a :class:`Request` for every slot it has filled, and the server answers each with a
-:class:`Reply`, whose text says why where the code is not DONE. Requests are numbered; answering one twice does no harm.
+:class:`Reply`, whose text says why where the code is not DONE; while there is much to do, it says now and then that it
+is WORKING on it. Requests are numbered; answering one twice does no harm.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Kind(IntEnum):
 
 
 class Code(IntEnum):
-    """How a request ended; WORKING is none, but a sign of life while it is under way."""
+    """How a request ended; with WORKING it has not."""
 
     DONE = 0
     MALFORMED = 1

@@ -4,6 +4,8 @@ The client creates the memory (``memfd_create``), fixes its size for ever (seals
 server checks seals and size before it maps it, so that no access can fail later. Nothing in it says how long anything
 is: sizes travel over the socket and are checked there.
 
+Results can be lent: the caller gets the arrays in the slot, which is not used again before nobody has them any more.
+
 A symmetric tangent travels in full: in shared memory packing costs more than the bytes it saves.
 """
 
@@ -98,7 +100,7 @@ class Layout:
 
     @classmethod
     def fitting(cls, spec: ClosureSpec, slots: int = 8, slot_bytes: int = SLOT_BYTES) -> Layout:
-        """Slots of up to 8 MiB, of which only what is used takes memory: a solver's points fit one of them."""
+        """Slots that hold all points of a call, as a rule; what is not used of them takes no memory."""
         row = 8 * cls(spec.k, spec.m, spec.state_size, 1, 1).row_values
         capacity = 1 << max(6, (slot_bytes // row).bit_length() - 1)
         return cls(spec.k, spec.m, spec.state_size, slots, capacity)

@@ -22,8 +22,8 @@ from coupling.serving.work import Work
 
 MOST_CLIENTS = 1024
 _LONGEST_LINGER = 1e-4
-PATIENCE_NS = 500_000_000
-"""How long a request waits without a word."""
+_PATIENCE_NS = 500_000_000
+"""How long a request waits without a word while there is other work."""
 
 
 class Server:
@@ -64,7 +64,7 @@ class Server:
         while not self._stopping:
             if self.queue:
                 events = self._poll.poll(0)
-            elif (patience := None if self.clients else self._patience()) == 0.0:
+            elif (patience := self._patience()) == 0.0:
                 break
             else:
                 self._alive[0] = 0
@@ -74,7 +74,7 @@ class Server:
                 self._attend(descriptor)
             if self.queue and not (self.settings.linger and self._linger()):
                 self._work.next_batch()
-                if now - self._reassured > PATIENCE_NS:
+                if now - self._reassured > _PATIENCE_NS:
                     self._reassure(now)
         self._loader.close()
 
@@ -82,7 +82,7 @@ class Server:
         """Tell those who have been waiting for long that this is no server that hangs."""
         self._reassured = now
         for piece in list(self.queue):
-            if now - piece.arrived > PATIENCE_NS:
+            if now - piece.arrived > _PATIENCE_NS:
                 self._answer(piece, Code.WORKING, "")
 
     def stop(self) -> None:
@@ -99,8 +99,8 @@ class Server:
         return self.clients.get(client.sock.fileno()) is client
 
     def _patience(self) -> float | None:
-        """Seconds to sleep without clients at most, None for no limit."""
-        if self.settings.idle is None:
+        """Seconds to sleep at most, None for no limit."""
+        if self.clients or self.settings.idle is None:
             return None
         return max(0.0, self._last_client + self.settings.idle - time.monotonic())
 
