@@ -39,7 +39,12 @@ class Evaluator(Protocol):
 
     @property
     def slot_bytes(self) -> int:
-        """Size of slots that suits it."""
+        """Size of slots that suits it where memory is shared."""
+        ...
+
+    @property
+    def message_bytes(self) -> int:
+        """Size of messages that suits it where it is not: some travel while others are evaluated."""
         ...
 
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
@@ -87,7 +92,7 @@ class DeviceEvaluator:
     What a client writes meanwhile makes no difference: the device has copied its input before it looks at it.
     """
 
-    slot_bytes = 1 << 22
+    slot_bytes = message_bytes = 1 << 22
 
     def __init__(self, spec: ClosureSpec, on_device: OnDevice) -> None:
         self.spec, self.batch, self._on_device = spec, on_device.batch, on_device
@@ -112,7 +117,7 @@ class HostEvaluator:
         optional: flags of the optional results that it always has.
     """
 
-    slot_bytes = SLOT_BYTES
+    slot_bytes, message_bytes = SLOT_BYTES, 1 << 19
 
     def __init__(self, closure: Closure, batch: int, optional: int) -> None:
         self.closure, self.spec, self.batch, self._optional = closure, closure.spec, batch, optional

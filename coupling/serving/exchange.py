@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -18,8 +17,6 @@ from coupling.serving.segment import Layout, Rows, Slot
 
 NEVER = 2**63 - 1
 """The deadline of what has none."""
-_WORTH_LENDING = 1 << 15
-"""Numbers in a slot from which on they are lent: of fewer, a copy is made in less time."""
 
 
 @dataclass(eq=False, slots=True)
@@ -87,8 +84,8 @@ class Rooms(Protocol):
         """All of them."""
         ...
 
-    def lend(self, number: int, n: int, optional: int, back: Callable[[], None]) -> Response:
-        """The results in a room as they are; ``back`` is called when nobody has any array of them any more."""
+    def answer(self, number: int, n: int, optional: int, free: list[int]) -> Response:
+        """The results in a room at n points, which is among the free ones when it can be used again."""
         ...
 
 
@@ -131,7 +128,7 @@ class Exchange(Generic[L]):
         self.link, self.current = link, link.current
         self._sequence = 0
         self._free = list(range(link.segment.layout.slots))[::-1]
-        self._layout = link.segment.layout
+        self._capacity = link.segment.layout.capacity
         self._sent: dict[int, tuple[Ticket, int, int]] = {}
         self._waiting: deque[Ticket] = deque()
 
@@ -195,7 +192,7 @@ class Exchange(Generic[L]):
         while self._waiting and self._free:
             ticket = self._waiting[0]
             start, end = ticket.todo.pop()
-            stop = min(end, start + self._layout.capacity)
+            stop = min(end, start + self._capacity)
             if stop < end:
                 ticket.todo.append((stop, end))
             if not ticket.todo:
@@ -223,7 +220,7 @@ class Exchange(Generic[L]):
     def _read(self, reply: Reply, ticket: Ticket, start: int, stop: int) -> None:
         number, n = reply.slot, stop - start
         if n == len(ticket.gradient):
-            ticket.response = self._answer(number, n)
+            ticket.response = self.link.segment.answer(number, n, self.link.optional, self._free)
         else:
             if ticket.response is None:
                 ticket.response = empty_response(self.link.spec, len(ticket.gradient), self.link.optional)
@@ -231,14 +228,6 @@ class Exchange(Generic[L]):
             self._free.append(number)
         ticket.left -= n
         ticket.compute_ns += reply.compute_ns
-
-    def _answer(self, number: int, n: int) -> Response:
-        """The results in a slot: copied, or as they are where they are many and there are slots enough."""
-        segment, optional, free = self.link.segment, self.link.optional, self._free
-        if n * self._layout.row_values >= _WORTH_LENDING and len(free) >= self._layout.slots // 2:
-            return segment.lend(number, n, optional, partial(free.append, number))
-        free.append(number)
-        return segment.slots[number].rows(0, n).copied(optional)
 
     def _undone(self, reply: Reply, ticket: Ticket, rows: Rows) -> None:
         """A request came back without results."""

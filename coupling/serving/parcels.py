@@ -9,12 +9,11 @@ whose two halves are one message each. Where the code of the reply is not DONE, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from coupling.contract import Response
 from coupling.serving.frames import LONGEST_TEXT, REPLY_BYTES, REQUEST_BYTES, Reply, Request, pack_reply, pack_request
-from coupling.serving.segment import Layout, Slot, lent
+from coupling.serving.segment import Layout, Slot
 
 _FRAME = 64
 _MOST_VIEWS = 8
@@ -45,7 +44,7 @@ class Parcel:
         if laid is None:
             if len(self._laid) >= _MOST_VIEWS:
                 self._laid.clear()
-            layout = self._layout_for(n)
+            layout = Layout(self._layout.k, self._layout.m, self._layout.state_size, 1, n)
             cut, end = _FRAME + layout.input_bytes, 2 * _FRAME + layout.used_bytes
             slot = layout.slot(self._memory, _FRAME, gap=_FRAME)
             laid = self._laid[n] = Laid(self.incoming[:cut], self.incoming[cut:end], slot)
@@ -54,10 +53,6 @@ class Parcel:
     def rows(self, start: int, stop: int) -> Slot:
         """The arrays of the first ``stop`` points; ``start`` is 0."""
         return self.laid(stop).slot
-
-    def lend(self, n: int, optional: int, back: Callable[[], None]) -> Response:
-        """See :meth:`Parcels.lend`."""
-        return self._layout_for(n).response(lent(self._memory, back), 2 * _FRAME, n, optional)
 
     def with_request(self, request: Request) -> memoryview:
         """The message of a request whose rows are in."""
@@ -76,9 +71,6 @@ class Parcel:
         """Where the reply to a request of that many points is received."""
         return self.incoming[len(self.laid(points).request) :]
 
-    def _layout_for(self, n: int) -> Layout:
-        return Layout(self._layout.k, self._layout.m, self._layout.state_size, 1, n)
-
 
 class Parcels:
     """The parcels of a client on one channel."""
@@ -87,6 +79,7 @@ class Parcels:
         self.layout = layout
         self.slots = [Parcel(layout) for _ in range(layout.slots)]
 
-    def lend(self, number: int, n: int, optional: int, back: Callable[[], None]) -> Response:
-        """The results in a parcel as they are; ``back`` is called when nobody has any array of them any more."""
-        return self.slots[number].lend(n, optional, back)
+    def answer(self, number: int, n: int, optional: int, free: list[int]) -> Response:
+        """A copy of the results of a parcel for n points, which is free again."""
+        free.append(number)
+        return self.slots[number].laid(n).slot.answer(optional)

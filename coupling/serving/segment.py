@@ -17,7 +17,6 @@ import mmap
 import os
 import stat
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -35,6 +34,8 @@ MOST_BYTES = 1 << 30
 SLOT_BYTES = 1 << 23
 _LINE, _PAGE = 64, mmap.PAGESIZE
 _MOST_VIEWS = 32
+_WORTH_LENDING = 1 << 15
+"""Numbers in a slot from which on results are lent: fewer are copied in less time."""
 
 Rows: TypeAlias = tuple[int, int]
 Memory: TypeAlias = mmap.mmap | bytearray | NDArray[np.uint8]
@@ -72,7 +73,7 @@ class Slot:
         """All results."""
         return Response(self.flux, self.tangent, self.status, self.new_state, self.uncertainty, self.energy)
 
-    def copied(self, optional: int) -> Response:
+    def answer(self, optional: int) -> Response:
         """A copy of the results, with those of the optional ones that the flags name."""
         return Response(
             self.flux.copy(),
@@ -177,9 +178,18 @@ class Segment:
         self.layout, self.memory = layout, mmap.mmap(descriptor, layout.bytes)
         self.slots = layout.views(self.memory)
 
-    def lend(self, number: int, n: int, optional: int, back: Callable[[], None]) -> Response:
-        """The results in a slot as they are; ``back`` is called when nobody has any array of them any more."""
-        return self.layout.response(lent(self.memory, back), number * self.layout.slot_bytes, n, optional)
+    def answer(self, number: int, n: int, optional: int, free: list[int]) -> Response:
+        """The results in a slot at n points, which is among the free ones when it can be used again.
+
+        Many are lent as long as half of the slots are free, others are copied.
+        """
+        layout = self.layout
+        if n * layout.row_values < _WORTH_LENDING or len(free) < layout.slots // 2:
+            free.append(number)
+            return self.slots[number].rows(0, n).answer(optional)
+        memory = np.ndarray((layout.bytes,), np.uint8, self.memory)
+        weakref.finalize(memory, free.append, number).atexit = False  # when the last view of it is gone
+        return layout.response(memory, number * layout.slot_bytes, n, optional)
 
 
 def create(layout: Layout) -> tuple[Segment, int]:
@@ -227,13 +237,6 @@ def _check_memory(descriptor: int, size: int) -> None:
     if not stat.S_ISREG(status.st_mode) or seals & SEALS != SEALS or status.st_size != size:
         got = f"got {seals:#x} and {status.st_size}"
         raise ServerRefusedError(f"a segment is sealed ({SEALS:#x}) and has {size} bytes, {got}")
-
-
-def lent(memory: mmap.mmap | bytearray, back: Callable[[], None]) -> NDArray[np.uint8]:
-    """The memory as an array; ``back`` is called when nobody has it or any view of it any more."""
-    array = np.ndarray((len(memory),), np.uint8, memory)
-    weakref.finalize(array, back).atexit = False
-    return array
 
 
 def aligned(size: int, to: int) -> int:
