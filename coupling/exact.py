@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from coupling.agreement import collective_over
 from coupling.anchors import Anchors, secant
 from coupling.contract import Array, Closure, ClosureSpec, Response, usable
 from coupling.gate import Gate
@@ -46,6 +47,8 @@ class ExactLevels:
         self.spec: ClosureSpec = replace(fine.spec, state_size=self.own + Anchors.size(fine.spec.k, fine.spec.m))
         self._reference: Array | None = None
         self._choice = TangentChoice()
+        self._keeps_answer = surrogate.spec.state_size == 0 and collective_over(surrogate) is None
+        self._last: tuple[Array, float, Response] | None = None
 
     def initial_state(self, n: int) -> Array:
         """States (n, s) anchored at the fine scale's answer in the reference state, which is solved once."""
@@ -67,7 +70,7 @@ class ExactLevels:
         assert state is not None
         with self.ledger.phase("fine"):
             answer = self.fine.evaluate(gradient, self._own(state), dt, self._own(hint))
-        rows = self._anchored(gradient, answer, self._unpack(state), self._own(state), dt, None)
+        rows = self._anchored(gradient, answer, self._unpack(state), state, dt, None)
         return replace(answer, state=rows)
 
     def model(
@@ -78,7 +81,7 @@ class ExactLevels:
         anchors = self._anchors(state, hint)
         step = gradient - anchors.gradient
         flux, tangent = anchors.plain(step), anchors.tangent.copy()
-        if learned and (answer := self._ask(gradient, self._own(state), dt, self._own(hint))) is not None:
+        if learned and (answer := self._ask(gradient, state, dt, hint)) is not None:
             use = self._accepted(gradient, answer) & _better(anchors.errors)
             flux[use] = (answer.flux + anchors.correction(step))[use]
             tangent[use] = (answer.tangent + anchors.slope)[use]
@@ -102,7 +105,7 @@ class ExactLevels:
             else:
                 answer = replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
         self._choice.learn(len(gradient), int(wanted.sum()), time.perf_counter() - started)
-        rows = self._anchored(gradient, answer, anchors, self._own(state), dt, hint)
+        rows = self._anchored(gradient, answer, anchors, state, dt, hint)
         return replace(answer, state=rows, tangent=np.ascontiguousarray(self._unpack(rows).tangent))
 
     def _anchored(
@@ -121,7 +124,7 @@ class ExactLevels:
         errors = np.linalg.norm(plain, axis=1)[:, None] * [2.0, 1.0] + _FADING * last.errors
         learned: NDArray[np.bool_] = np.zeros(len(gradient), bool)
         left = plain
-        surrogate = self._ask(gradient, state, dt, self._own(hint))
+        surrogate = self._ask(gradient, state, dt, hint)
         if surrogate is not None:
             use = self._accepted(gradient, surrogate)
             mismatch = answer.flux - surrogate.flux
@@ -143,10 +146,18 @@ class ExactLevels:
         return rows if answer.state is None else np.hstack([answer.state, rows])
 
     def _ask(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response | None:
-        """The surrogate's response, None where it has none."""
+        """The surrogate's response, None where it has none.
+
+        A sweep asks where the model has just converged, and the model goes on from there: the last answer is kept.
+        """
+        if self._last is not None and dt == self._last[1] and np.array_equal(gradient, self._last[0]):
+            return self._last[2]
+        own = (self._own(state), dt, self._own(hint)) if self.surrogate.spec.state_size else (None, dt, None)
         with np.errstate(all="ignore"):
-            instead = "the plain model goes on"
-            return proposed(self.surrogate, gradient, state, dt, hint, ledger=self.ledger, instead=instead)
+            answer = proposed(self.surrogate, gradient, *own, ledger=self.ledger, instead="the plain model goes on")
+        if self._keeps_answer and answer is not None:
+            self._last = gradient.copy(), dt, answer
+        return answer
 
     def _accepted(self, gradient: Array, answer: Response) -> NDArray[np.bool_]:
         return accepted(self.gate, gradient, answer, ledger=self.ledger)

@@ -81,8 +81,8 @@ def better_start(
         The start and whether it is the guess.
     """
     at_standard = residual_norm(standard)
-    norm = residual_norm(guess)  # last, because a guess that is used is evaluated again where the iteration starts
-    if np.isfinite(norm) and not norm >= at_standard:
+    at_guess = residual_norm(guess)  # last, because a guess that is used is evaluated again where the iteration starts
+    if np.isfinite(at_guess) and not at_guess >= at_standard:
         ledger.count(f"{name}/guesses used")
         return guess, True
     ledger.count(f"{name}/guesses refused")

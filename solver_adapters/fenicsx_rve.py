@@ -257,8 +257,9 @@ class PeriodicRVE:
         if self._guesses is None:
             return {}
         good = good[np.isfinite(rows[good]).all(axis=1)]
-        starts, used = self._guesses.starts(gradient[good], self._memory(rows[good]))
-        return {int(i): start for i, start in zip(good[used], starts[used], strict=True)}
+        starts = self._guesses.starts(gradient[good], self._memory(rows[good]))
+        used = starts.guessed
+        return {int(i): start for i, start in zip(good[used], starts.fluctuation[used], strict=True)}
 
     @cached_property
     def _guesses(self) -> FluctuationGuesses | None:

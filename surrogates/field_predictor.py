@@ -35,7 +35,7 @@ class FieldPredictor:
     coefficients: Interpolant
 
     @classmethod
-    def fit(cls, known: Array, fields: Array, *, reference: Array, most_modes: int = 40) -> FieldPredictor:
+    def fit(cls, known: Array, fields: Array, *, reference: Array, most_modes: int = 64) -> FieldPredictor:
         """Fit fields (n, N) that were found at ``known`` (n, f), where ``reference`` (f,) is at rest.
 
         Raises:
@@ -48,7 +48,7 @@ class FieldPredictor:
         return cls(modes, Interpolant.through(known, fields @ modes.T, reference=reference))
 
     @classmethod
-    def of(cls, dataset: Dataset, *, most_modes: int = 40) -> FieldPredictor:
+    def of(cls, dataset: Dataset, *, most_modes: int = 64) -> FieldPredictor:
         """Fit the fields of a data set, which :func:`surrogates.sample` keeps where it is asked to.
 
         Raises:
@@ -67,8 +67,8 @@ class FieldPredictor:
 
     def sensitivity(self, known: Array) -> Array:
         """∂w/∂x (n, N, f) at the rows of ``known`` (n, f)."""
-        slopes = self.coefficients.derivative(known)
-        return np.stack([slopes[:, :, v] @ self.modes for v in range(slopes.shape[2])], axis=2)
+        slopes = self.coefficients.derivative(known).transpose(2, 0, 1)
+        return np.asarray((slopes @ self.modes).transpose(1, 2, 0))
 
     def observe(self, known: Array, found: Array) -> None:
         """It has learned beforehand."""

@@ -66,48 +66,64 @@ class Interpolant:
 
     def __call__(self, x: Array) -> Array:
         """Values f (n, q) at x (n, f)."""
-        xi = (x - self.reference) / self.scale
-        return self._value(xi, _squares(xi, self.centres))
+        return self._value(self._near(x))
 
     def derivative(self, x: Array) -> Array:
         """∂f/∂x (n, q, f) at x (n, f)."""
-        xi = (x - self.reference) / self.scale
-        return self._slope(xi, _squares(xi, self.centres))
+        return self._slope(self._near(x))
 
     def both(self, x: Array) -> tuple[Array, Array]:
         """Value and derivative, for little more than one of them."""
+        near = self._near(x)
+        return self._value(near), self._slope(near)
+
+    def _near(self, x: Array) -> _Near:
         xi = (x - self.reference) / self.scale
         squares = _squares(xi, self.centres)
-        return self._value(xi, squares), self._slope(xi, squares)
+        cubes = np.sqrt(squares)
+        cubes *= squares
+        return _Near(xi, squares, cubes, self._space.evaluate(xi))
 
-    def _value(self, xi: Array, squares: Array) -> Array:
-        kernel = squares * squares * np.sqrt(squares)
-        return np.asarray(self._space.evaluate(xi) @ self.polynomial - kernel @ self.coefficients)
+    def _value(self, near: _Near) -> Array:
+        return np.asarray(near.monomials @ self.polynomial - (near.cubes * near.squares) @ self.coefficients)
 
-    def _slope(self, xi: Array, squares: Array) -> Array:
-        """From ∂φ/∂ξ = −5 r³ (ξ − ξᵢ)."""
-        weights = -5.0 * squares * np.sqrt(squares)
-        total, monomials = weights @ self.coefficients, self._space.evaluate(xi)
-        slopes = [
-            xi[:, [v]] * total - weights @ moments + monomials @ polynomial
-            for v, (moments, polynomial) in enumerate(self._slopes)
-        ]
-        return np.stack(slopes, axis=2) / self.scale
+    def _slope(self, near: _Near) -> Array:
+        """From ∂φ/∂ξ = −5 r³ (ξ − ξᵢ), one product for all of Σᵢ cᵢ r³ and Σᵢ cᵢ ξᵢ r³."""
+        moments, polynomials = self._slopes
+        n, f, q = len(near.xi), len(self.scale), self.coefficients.shape[1]
+        sums = (near.cubes @ moments).reshape(n, 1 + f, q)
+        slopes = np.empty((f, n, q))
+        for v in range(f):
+            np.matmul(near.monomials, polynomials[v], out=slopes[v])
+            slopes[v] += 5.0 * (sums[:, 1 + v] - near.xi[:, [v]] * sums[:, 0])
+            slopes[v] /= self.scale[v]
+        return slopes.transpose(1, 2, 0)
 
     @cached_property
-    def _slopes(self) -> list[tuple[Array, Array]]:
-        space = self._space
-        return [
-            (self.coefficients * self.centres[:, [v]], space.derivative(v).T @ self.polynomial)
-            for v in range(len(self.scale))
-        ]
+    def _slopes(self) -> tuple[Array, list[Array]]:
+        """Coefficients and their products with the centres' components, side by side; derivatives of the polynomial."""
+        f = len(self.scale)
+        moments = [self.coefficients, *(self.coefficients * self.centres[:, [v]] for v in range(f))]
+        return np.hstack(moments), [self._space.derivative(v).T @ self.polynomial for v in range(f)]
 
     @cached_property
     def _space(self) -> Monomials:
         return Monomials.up_to(_DEGREE, len(self.scale))
 
 
+@dataclass(frozen=True)
+class _Near:
+    """What values and derivatives at ξ (n, f) have in common: r² and r³ (n, m) to the centres, ξ^α (n, M)."""
+
+    xi: Array
+    squares: Array
+    cubes: Array
+    monomials: Array
+
+
 def _squares(a: Array, b: Array) -> Array:
-    """Squared distances (n, m) of points (n, f) and (m, f)."""
-    squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * (a @ b.T)
+    """Squared distances (n, m) of points (n, f) and (m, f), by one product of augmented rows."""
+    left = np.column_stack([-2.0 * a, (a * a).sum(axis=1), np.ones(len(a))])
+    right = np.column_stack([b, np.ones(len(b)), (b * b).sum(axis=1)])
+    squares = left @ right.T
     return np.asarray(np.maximum(squares, 0.0, out=squares))

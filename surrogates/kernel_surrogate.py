@@ -36,5 +36,7 @@ class KernelSurrogate:
         safe = np.where(good[:, None], gradient, self._reference)
         flux, slope = self._flux.both(safe)
         status = np.where(self.box.contains(gradient), np.int8(Status.OK), np.int8(Status.OUTSIDE_RANGE))
-        response = Response(flux, (slope + slope.transpose(0, 2, 1)) / 2, status)
+        tangent = np.add(slope, slope.transpose(0, 2, 1), order="C")
+        tangent /= 2.0
+        response = Response(flux, tangent, status)
         return mark_unusable(response, ~good, Status.INADMISSIBLE)

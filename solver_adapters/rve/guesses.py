@@ -7,7 +7,7 @@ only the change of the field has to be predicted.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,33 @@ from numpy.typing import NDArray
 from coupling.anchors import product
 from coupling.contract import Array, usable
 from coupling.errors import ContractError
-from coupling.guess import DifferentiablePredictor, Predictor, better_start
+from coupling.guess import DifferentiablePredictor, Predictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.memory import Memory
 
-Norm = Callable[[Array], float]
-
 _FAR = 1e-3  # relative change of the gradient from which on a guess may beat the sensitivity
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Where the iterations of n points start.
+
+    Args:
+        fluctuation: (n, N), w.
+        guessed: (n,), where that is a guess.
+        residual: (n, N), r(g, w), NaN in rows where it has not been needed yet.
+    """
+
+    fluctuation: Array
+    guessed: NDArray[np.bool_]
+    residual: Array
+
+    @classmethod
+    def usual(cls, gradient: Array, memory: Memory) -> Starts:
+        """The predictor w₀ + S (g − g₀) at all points."""
+        start = memory.carried(gradient)
+        return cls(start, np.zeros(len(gradient), dtype=bool), np.full(start.shape, np.nan))
 
 
 class FluctuationGuesses:
@@ -34,20 +53,17 @@ class FluctuationGuesses:
 
     def __init__(self, problem: CellProblem, predictor: Predictor, ledger: Ledger) -> None:
         self.problem, self.predictor, self.ledger = problem, predictor, ledger
-        self._residual = np.empty(problem.n)
 
-    def starts(self, gradient: Array, memory: Memory) -> tuple[Array, NDArray[np.bool_]]:
-        """Fluctuations (n, N) to start from at gradients (n, k), and where they are guesses."""
-        start = memory.carried(gradient)
-        used = np.zeros(len(gradient), dtype=bool)
+    def starts(self, gradient: Array, memory: Memory) -> Starts:
+        """Where to start at gradients (n, k), by the rule of :mod:`coupling.guess`."""
+        starts = Starts.usual(gradient, memory)
         step = np.linalg.norm(gradient - memory.gradient, axis=1)
         far = np.flatnonzero(step > _FAR * np.linalg.norm(gradient, axis=1))
-        if far.size and (changes := self._changes(memory.gradient[far], gradient[far])) is not None:
-            for i, change in zip(far, changes, strict=True):
-                if np.isfinite(change).all():
-                    guess = memory.fluctuation[i] + change
-                    start[i], used[i] = better_start(guess, start[i], self._norm_at(gradient[i]), self.ledger, "rve")
-        return start, used
+        if not far.size or (changes := self._changes(memory.gradient[far], gradient[far])) is None:
+            return starts
+        told = np.isfinite(changes).all(axis=1)
+        self._choose(starts, gradient, far[told], (memory.fluctuation[far] + changes)[told])
+        return starts
 
     def sensitivities(self, gradient: Array, start: Array, memory: Memory) -> tuple[Array, Array]:
         """Sensitivities S (n, N, k) at starts w that are guesses, and estimates (n,) of their relative errors.
@@ -57,16 +73,35 @@ class FluctuationGuesses:
         leaves of w − w₀, which is of third order in the step where both are right: twice that, relative to w − w₀.
         """
         step, change = gradient - memory.gradient, start - memory.fluctuation
-        left = change - product(memory.sensitivity, step)
-        size, square = np.linalg.norm(change, axis=1), (step**2).sum(axis=1)
-        S = memory.sensitivity + left[:, :, None] * (step / square[:, None])[:, None, :]
+        carried = product(memory.sensitivity, step)
+        left, size = change - carried, np.linalg.norm(change, axis=1)
         error = np.linalg.norm(left, axis=1) / size
-        told = self._told(gradient)
+        S, told = memory.sensitivity, self._told(gradient)
         if told is not None:
-            told_error = np.linalg.norm(2.0 * left - product(told - memory.sensitivity, step), axis=1) / size
+            told_error = np.linalg.norm(2.0 * left - product(told, step) + carried, axis=1) / size
             better = np.isfinite(told).all(axis=(1, 2)) & (told_error < error)
-            S[better], error[better] = told[better], told_error[better]
-        return S, error
+            if better.all():
+                return told, told_error
+            S, error = np.where(better[:, None, None], told, S), np.where(better, told_error, error)
+            left[better] = 0.0
+        return S + left[:, :, None] * (step / (step**2).sum(axis=1)[:, None])[:, None, :], error
+
+    def _choose(self, starts: Starts, gradient: Array, where: NDArray[np.intp], guess: Array) -> None:
+        """Let guesses (c, N) at the points ``where`` (c,) take the place of the usual starts that they beat."""
+        at_guess = np.empty_like(guess)
+        for i, w, r in zip(where, guess, at_guess, strict=True):
+            self.problem.residual(gradient[i], starts.fluctuation[i], starts.residual[i])
+            self.problem.residual(gradient[i], w, r)
+        norms, usual = np.linalg.norm(at_guess, axis=1), np.linalg.norm(starts.residual[where], axis=1)
+        for j in np.flatnonzero(np.isfinite(norms)):
+            i, lower = where[j], not norms[j] >= usual[j]
+            starts.guessed[i] = self.problem.is_admissible(gradient[i], guess[j]) and (
+                lower or not self.problem.is_admissible(gradient[i], starts.fluctuation[i])
+            )
+        used = starts.guessed[where]
+        starts.fluctuation[where[used]], starts.residual[where[used]] = guess[used], at_guess[used]
+        self.ledger.count("rve/guesses used", int(used.sum()))
+        self.ledger.count("rve/guesses refused", int((~used).sum()))
 
     def _changes(self, here: Array, there: Array) -> Array | None:
         """Changes (n, N) of the predicted fields, NaN where none is predicted; None where the predictor fails."""
@@ -99,14 +134,6 @@ class FluctuationGuesses:
         self.ledger.count("rve/predictor faults")
         name = type(self.predictor).__name__
         warnings.warn(f"{name} failed: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=5)
-
-    def _norm_at(self, gradient: Array) -> Norm:
-        def norm(fluctuation: Array) -> float:
-            self.problem.residual(gradient, fluctuation, self._residual)
-            size = float(np.linalg.norm(self._residual))
-            return size if np.isfinite(size) and self.problem.is_admissible(gradient, fluctuation) else np.inf
-
-        return norm
 
 
 def _check_shape(what: str, values: Array, shape: tuple[int, ...]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
+from solver_adapters.rve.guesses import Starts
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
@@ -52,14 +53,14 @@ class Start:
 
     Args:
         gradient: (n, k), g.
-        fluctuation: (n, N), w.
+        starts: w, with residuals that are known there; its residuals are overwritten.
         sensitivity: (n, N, k), S.
         step: (n,), |g − g₀| from the state in which w was an equilibrium.
         error: (n,), error of S relative to |S| where w is a guess, NaN where it is w₀ + S (g − g₀).
     """
 
     gradient: Array
-    fluctuation: Array
+    starts: Starts
     sensitivity: Array
     step: Array
     error: Array
@@ -82,13 +83,13 @@ def modified_newton(
         scale: norm of the tangent in the reference state.
         ledger: counts ``rve/corrections``, one for each iteration of each point.
     """
-    g, w = start.gradient, start.fluctuation.copy()
+    g, w, residual = start.gradient, start.starts.fluctuation.copy(), start.starts.residual
     n = len(g)
-    residual, flux, error = np.empty(w.shape), np.full((n, problem.spec.m), np.nan), np.full(n, np.inf)
+    flux, error = np.full((n, problem.spec.m), np.nan), np.full(n, np.inf)
     which = factors.cover(g, w)
     active, size_before, defect = np.arange(n), np.full(n, np.nan), np.empty(0)
     for iteration in range(_MOST_ITERATIONS):
-        for i in active:
+        for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):
             problem.residual(g[i], w[i], residual[i])
         ledger.count("rve/corrections", active.size)
         active = active[np.isfinite(residual[active]).all(axis=1)]
@@ -101,7 +102,7 @@ def modified_newton(
                 told = np.where(np.isnan(start.error[active]), size / start.step[active], start.error[active])
             defect[active] = np.fmin(_LARGEST_DEFECT, 5.0 * told)
         rate = size / size_before[active]
-        if iteration == 1:
+        if iteration == 1 and 2 * active.size > n:  # the last few to converge are the slowest
             factors.learn(g[active], which[active], rate)
         size_before[active] = size
         error[active] = defect[active] * size + size**2

@@ -11,7 +11,7 @@ from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor, refined
-from solver_adapters.rve.guesses import FluctuationGuesses
+from solver_adapters.rve.guesses import FluctuationGuesses, Starts
 from solver_adapters.rve.memory import Memory
 from solver_adapters.rve.modified_newton import Start, modified_newton
 from solver_adapters.rve.shared_factors import SharedFactors
@@ -61,13 +61,14 @@ class Sweep:
         Args:
             gradient: (n, k).
             memory: where each point was; rows of points that fail keep that.
-            tangent: (n,) where the tangent and the sensitivity are computed; elsewhere a secant corrects the latter.
+            tangent: (n,) where the tangent and the sensitivity are computed; elsewhere a guess tells the latter, or a
+                secant corrects it.
             tolerance: permitted error of the flux.
         """
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
-        w, error = self._starts(gradient, memory)
-        start = Start(gradient, w, memory.sensitivity, length, error)
+        starts, error = self._starts(gradient, memory)
+        w, start = starts.fluctuation, Start(gradient, starts, memory.sensitivity, length, error)
         found = modified_newton(
             self.problem,
             self.factors,
@@ -77,7 +78,7 @@ class Sweep:
             ledger=self.ledger,
         )
         good = ~found.failed
-        far = good & ~tangent & (length > _FAR * np.linalg.norm(gradient, axis=1))
+        far = good & ~tangent & ~starts.guessed & (length > _FAR * np.linalg.norm(gradient, axis=1))
         secant = (found.fluctuation - w)[far] / length[far, None] ** 2
         memory.sensitivity[far] += secant[:, :, None] * step[far, None, :]
         memory.fluctuation[good], memory.gradient[good] = found.fluctuation[good], gradient[good]
@@ -88,17 +89,19 @@ class Sweep:
                 tangents[i], memory.sensitivity[i] = solved
         return Swept(found.flux, tangents, found.error)
 
-    def _starts(self, gradient: Array, memory: Memory) -> tuple[Array, Array]:
+    def _starts(self, gradient: Array, memory: Memory) -> tuple[Starts, Array]:
         """Where the iterations start, with the errors of the sensitivities of points that start from a guess."""
         error = np.full(len(gradient), np.nan)
         if self.guesses is None:
-            return memory.carried(gradient), error
-        start, guessed = self.guesses.starts(gradient, memory)
+            return Starts.usual(gradient, memory), error
+        starts = self.guesses.starts(gradient, memory)
+        guessed = starts.guessed
         if guessed.any():
-            there = Memory(memory.gradient[guessed], memory.fluctuation[guessed], memory.sensitivity[guessed])
-            found = self.guesses.sensitivities(gradient[guessed], start[guessed], there)
-            memory.sensitivity[guessed], error[guessed] = found
-        return start, error
+            rows = slice(None) if guessed.all() else guessed
+            there = Memory(memory.gradient[rows], memory.fluctuation[rows], memory.sensitivity[rows])
+            found = self.guesses.sensitivities(gradient[rows], starts.fluctuation[rows], there)
+            memory.sensitivity[rows], error[rows] = found
+        return starts, error
 
     def _respond(self, gradient: Array, fluctuation: Array, which: int) -> tuple[Array, Array] | None:
         """Condensed tangent (m, k) and sensitivity (N, k), None under a border or where the factor is too far away."""
@@ -114,5 +117,5 @@ class Sweep:
         if answer is None:
             return None
         X, G = answer
-        _, tangent = system.condensed(G / self.problem.volume)
+        _, tangent = system.condensed(np.asarray(G / self.problem.volume))
         return tangent, -X[:, 1:]
