@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +13,16 @@ import torch
 
 from coupling import Response, Status
 from coupling.errors import ModelError
+from coupling.serving import RemoteSurrogate, ask
+from coupling.serving.gpus import usable_gpus, visible_gpus
+from coupling.serving.locality import own_device
 from coupling.serving.models import prepare
 from coupling.serving.segment import Layout, create
+from coupling.serving.starting import server_environment
 from surrogates import EnergyNetwork, EnergySurrogate, fit_polynomial, load_model, save_model, train_energy_network
 from surrogates.device_evaluation import chunks
 from surrogates.model_card import Float32Errors
-from tests.serving_processes import running
+from tests.serving_processes import NEO_HOOKEAN, node_of_its_own, running
 from tests.slow_queues import SlowQueues
 from tests.surrogate_cases import (
     TORCH,
@@ -306,3 +312,31 @@ def test_versions_leave_no_memory_of_the_device_behind(device, tmp_path):
         torch.cuda.synchronize()
         free.append(torch.cuda.mem_get_info()[0])
     assert free[5] - free[-1] < 256 << 20
+
+
+@on_gpu
+@pytest.mark.parametrize("order", [1, -1])
+def test_gpus_have_the_numbers_that_they_have_in_a_server(device, order, monkeypatch):
+    there = usable_gpus()
+    if order < 0:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, reversed(range(len(there))))))
+    script = (
+        "import torch\n"
+        "for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count())):\n"
+        "    known = hasattr(p, 'pci_bus_id')\n"
+        "    print(f'{p.pci_domain_id:04x}:{p.pci_bus_id:02x}:{p.pci_device_id:02x}.0' if known else 'unknown')\n"
+    )
+    line, environment = [sys.executable, "-c", script], server_environment(1)
+    found = subprocess.run(line, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    ours = [gpu.name for gpu in visible_gpus()]
+    assert len(ours) == len(found)
+    if "unknown" in found or not all(":" in name for name in ours):
+        pytest.skip("torch or the driver does not tell the GPUs' addresses")
+    assert ours == found
+
+
+@on_gpu
+def test_a_client_is_served_by_its_own_gpu(device):
+    with node_of_its_own(), RemoteSurrogate(NEO_HOOKEAN) as remote:
+        state = ask(remote.address, {"want": "status"})["status"]
+        assert state["device"] == own_device().replace("auto", "cuda")

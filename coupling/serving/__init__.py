@@ -1,9 +1,10 @@
-"""The model server: one process that evaluates a surrogate for all ranks of a node.
+"""The model server: one process that evaluates a surrogate for all ranks of a node, or for those near one of its GPUs.
 
 A rank passes :class:`RemoteSurrogate` wherever a surrogate goes. The server runs outside the MPI job
-(:mod:`coupling.serving.supervisor`), shares one memory segment with every client (:mod:`coupling.serving.segment`) and
-hears of requests through a socket (:mod:`coupling.serving.frames`); it loads models by name, and knows nothing of what
-they are made with (:mod:`coupling.serving.loading`).
+(:mod:`coupling.serving.supervisor`), one for each GPU (:mod:`coupling.serving.locality`), shares one memory segment
+with every client (:mod:`coupling.serving.segment`) and hears of requests through a socket
+(:mod:`coupling.serving.frames`); it loads models by name, and knows nothing of what they are made with
+(:mod:`coupling.serving.loading`).
 """
 
 from coupling.serving.breaker import Breaker

@@ -17,24 +17,47 @@ from pathlib import Path
 
 from coupling.errors import ServerAddressError, ServerUnavailableError
 from coupling.serving.frames import PROTOCOL
+from coupling.serving.gpus import visible_gpus
 
 VARIABLE = "TWOSCALE_SERVER"
+_FILE = f"server-{PROTOCOL}-{{}}.sock"
 _LONGEST = 107
 _BACKLOG = 1024
 
 
-def node_address(device: str = "auto") -> str:
+def node_address(device: str) -> str:
     """Address of this user's server for a device on this node, in a folder that only the user can enter.
 
-    Processes that see different GPUs (CUDA_VISIBLE_DEVICES) mean different ones by the same name, and have servers of
-    their own.
+    A GPU that is known has one server, whatever its number is for the process that asks: "cuda:0" where others are
+    hidden (CUDA_VISIBLE_DEVICES) may be "cuda:3" elsewhere. What else is called the same by processes that see
+    different GPUs may be different ones, and has servers of its own.
+
+    Args:
+        device: "auto", "cpu", "cuda:K", or "auto:K" for the server on demand of the GPU of that number.
 
     Raises:
         ServerAddressError: where there is no such folder and none can be made.
     """
+    kind, _, number = device.partition(":")
+    gpus = visible_gpus() if number.isdecimal() and kind != "cpu" else []
+    if gpus and int(number) < len(gpus):
+        return _in_runtime_folder(gpus[int(number)].name)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device != "cpu" else ""
     seen = f"-{hashlib.sha256(visible.encode()).hexdigest()[:8]}" if visible else ""
-    return str(runtime_folder() / f"server-{PROTOCOL}-{device.replace(':', '')}{seen}.sock")
+    return _in_runtime_folder(f"{device.replace(':', '')}{seen}")
+
+
+def addresses_of_node() -> list[str]:
+    """Addresses at which this user's servers listen on this node, or have listened, by :func:`node_address`.
+
+    Raises:
+        ServerAddressError: as there.
+    """
+    return sorted(str(path) for path in runtime_folder().glob(_FILE.format("*")))
+
+
+def _in_runtime_folder(name: str) -> str:
+    return str(runtime_folder() / _FILE.format(name.replace("/", "-")))
 
 
 def runtime_folder() -> Path:

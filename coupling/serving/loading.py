@@ -100,12 +100,14 @@ def named(address: str) -> Any:
 
 
 def chosen_device(device: str) -> str:
-    """The device that "auto" stands for: the first GPU that torch can use, else the CPU."""
-    if device != "auto":
+    """The device that "auto:K" stands for: the GPU of that number (the first for "auto"), the CPU without such."""
+    kind, _, number = device.partition(":")
+    if kind != "auto":
         return device
     if not any(Path("/dev").glob("nvidia[0-9]*")) or importlib.util.find_spec("torch") is None:
         return "cpu"
-    return "cuda:0" if importlib.import_module("torch").cuda.is_available() else "cpu"
+    cuda = importlib.import_module("torch").cuda
+    return f"cuda:{int(number or 0) % cuda.device_count()}" if cuda.is_available() else "cpu"
 
 
 def _undisturbed(folder: str, read: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from coupling.errors import ServerRefusedError, ServerUnavailableError
 from coupling.serving.address import VARIABLE, node_address
 from coupling.serving.link import Link, Wanted
 from coupling.serving.loading import canonical, fingerprint, is_folder
+from coupling.serving.locality import own_device
 from coupling.serving.settings import Settings
 from coupling.serving.starting import ensure_running, log_beside
 
@@ -25,7 +26,7 @@ class Lookup:
     Args:
         model: name of a model, path of a model folder, or ``module:object``.
         address: of the server, None to look it up.
-        device: of the node's server.
+        device: of the node's server; "auto" for this process's own GPU.
         timeout: seconds without any answer after which a server counts as hanging.
         start_timeout: seconds that a server may take to start, to be replaced, or to load the model.
     """
@@ -33,7 +34,8 @@ class Lookup:
     def __init__(self, model: str, address: str | None, device: str, timeout: float, start_timeout: float) -> None:
         self.model = canonical(model)
         self.source = self.model if ":" in self.model or Path(self.model).is_dir() else None
-        self._given, self._device = address or os.environ.get(VARIABLE), device
+        self._given = address or os.environ.get(VARIABLE)
+        self._device = own_device() if device == "auto" and self._given is None else device
         self._timeout, self._start_timeout = timeout, start_timeout
 
     @property

@@ -25,12 +25,14 @@ class RemoteSurrogate:
     """A surrogate like any other (specification, state, ``evaluate``), evaluated by a server that all ranks share.
 
     The server is looked up in this order: ``address``; the environment variable TWOSCALE_SERVER; this user's server of
-    the node and device, which is started where there is none and stops after its last client. Every rank has a
-    connection and shared memory of its own.
+    the node and device, which is started where there is none and stops after its last client. The device is the GPU
+    nearest to the process; where several are, processes spread evenly over them. Every rank has a connection and shared
+    memory of its own.
 
     The version of the model is the one that is current when the surrogate is made (for a model folder, the one with its
     files), until :meth:`adopt`: a solver's law does not change under its Newton iteration. :attr:`current` tells
-    whether there is another. One surrogate serves one thread.
+    whether there is another. Servers of several GPUs may have different ones as the current: ``adopt(comm=comm)`` gives
+    all ranks one. One surrogate serves one thread.
 
     Where the server dies or hangs, at any moment, the surrogate connects to its successor, and asks again for what was
     not yet answered, for the same version (by fingerprint). Where that fails, it evaluates its ``local`` copy. Where
@@ -50,7 +52,7 @@ class RemoteSurrogate:
         model: name of a model of the server, path of a model folder, or ``module:object``; the last two are loaded by
             the server where it does not have them.
         address: of the server, None to look it up.
-        device: of the node's server: "auto", "cpu" or "cuda:K".
+        device: of the node's server: "auto", "cpu" or "cuda:K", as nvidia-smi counts those that the process sees.
         version: to use, None for the current one.
         local: a closure with the same answers, or a function that makes one when it is needed.
         timeout: seconds without any answer after which the server counts as hanging.
@@ -153,16 +155,18 @@ class RemoteSurrogate:
         """Use another version from now on, and return its number; no evaluation may be under way.
 
         With a communicator all ranks call this together, and all of them have the same version afterwards: ``version``
-        of rank 0, or the one that is current for its server.
+        of rank 0, or the one that is current for its server. Ranks of other servers have it by its fingerprint: what
+        they number it may differ.
 
         Raises:
-            ServerRefusedError: where the server has no such version; RemoteRankError where that happens elsewhere.
+            ServerRefusedError: where the server has no such version, nor can load it; RemoteRankError where that
+                happens elsewhere.
             ContractError: while an evaluation is under way.
         """
         if comm is None:
-            return self._adopt(version)
-        number = comm.bcast(together(comm, lambda: version or (self._latest() if comm.rank == 0 else None)))
-        return together(comm, lambda: self._adopt(number))
+            return self._adopt(version=version)
+        print_ = comm.bcast(together(comm, lambda: self._print_of(version) if comm.rank == 0 else None))
+        return together(comm, lambda: self._adopt(fingerprint=print_))
 
     def close(self) -> None:
         """Leave the server."""
@@ -185,16 +189,16 @@ class RemoteSurrogate:
 
     # ---- versions ----------------------------------------------------------------------------------------------------
 
-    def _latest(self) -> int:
-        """The version that is current now."""
-        link = self._servers.link()
+    def _print_of(self, version: int | None) -> str:
+        """Fingerprint of a version, of the one that is current now without a number."""
+        link = self._servers.link(version=version)
         link.close()
-        return link.version
+        return link.fingerprint
 
-    def _adopt(self, version: int | None) -> int:
+    def _adopt(self, **wanted: Any) -> int:
         if self._exchange is not None and self._exchange.busy:
             raise ContractError("a version can be adopted when no evaluation is under way: collect all tickets first")
-        link = self._servers.link(version=version)
+        link = self._servers.link(**wanted)
         if link.spec != self.spec:
             link.close()
             raise ServerRefusedError(f"version {link.version} has another specification: make a new RemoteSurrogate")

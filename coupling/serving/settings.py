@@ -13,7 +13,7 @@ class Settings:
     Args:
         address: where it listens (:mod:`coupling.serving.address`).
         models: sources of the models, by name, that are loaded before it is ready.
-        device: "auto", "cpu" or "cuda:K".
+        device: "cpu", "cuda:K", or "auto:K" (K 0 where it is not given), which is "cpu" where torch cannot use GPUs.
         precision: "float64", or "float32" for model folders whose card allows it.
         threads: that the numerical libraries may use.
         idle: seconds without a client after which it stops, None for never.

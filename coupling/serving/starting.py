@@ -19,9 +19,12 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_
 
 
 def server_environment(threads: int) -> dict[str, str]:
-    """This process's environment without what MPI launchers set; modules are found where this process finds them."""
+    """This process's environment without what MPI launchers set; modules are found where this process finds them.
+
+    CUDA numbers GPUs as :mod:`coupling.serving.gpus` and nvidia-smi do, not the fastest first.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
-    environment |= dict.fromkeys(_THREADS, str(threads))
+    environment |= dict.fromkeys(_THREADS, str(threads)) | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return environment
 

@@ -9,6 +9,30 @@ from rich.markup import escape
 from rich.table import Table
 
 
+def overview(states: list[dict[str, Any]]) -> Table:
+    """The reports of several servers, a row for each."""
+    table = Table("device", "process", "up", "memory", "clients", "queue", "models", "requests", "points")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_column("address", overflow="fold")
+    for state in states:
+        models = state["models"]
+        table.add_row(
+            state["device"],
+            str(state["pid"]),
+            f"{state['uptime_seconds']:.0f} s",
+            f"{state['memory_bytes'] / 2**20:.0f} MiB",
+            str(state["clients"]),
+            f"{state['queue']['points']:,}",
+            str(len(models)),
+            f"{sum(model['requests'] for model in models):,}",
+            f"{sum(model['points'] for model in models):,}",
+            escape(state["address"]),
+        )
+    table.title, table.caption = "Model servers of this machine", "--socket ADDRESS shows one of them"
+    return table
+
+
 def tables(state: dict[str, Any]) -> Iterator[Table]:
     """The report of a server as tables: the server, its models, the sizes of their batches."""
     yield _server(state)
