@@ -109,10 +109,7 @@ class AcceleratedClosure:
             check_arguments(self.spec, gradient, state, hint)
             return self._exact.evaluate(gradient, state, dt, hint)
         comm = collective_over(self.fine)
-        if comm is None:
-            answer, rejected = self._proposed(gradient, state, dt, hint)
-        else:
-            answer, rejected = together(comm, lambda: self._proposed(gradient, state, dt, hint))
+        answer, rejected = together(comm, lambda: self._proposed(gradient, state, dt, hint))
         if self.mode == "off":
             return self._fine(gradient, state, dt, hint)
         if answer is None:

@@ -1,6 +1,7 @@
 """Every rank or none: one outcome for all ranks of a communicator.
 
-``comm`` is any mpi4py intracommunicator; it is always an argument, never assumed.
+``comm`` is any mpi4py intracommunicator; it is always an argument, never assumed. None stands for a rank that goes by
+itself.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from coupling.errors import RemoteRankError
 T = TypeVar("T")
 
 
-def together(comm: Any, local: Callable[[], T]) -> T:
+def together(comm: Any | None, local: Callable[[], T]) -> T:
     """Result of a rank-local computation that all ranks finish, or an error on all of them (collective).
 
     A rank on which ``local`` raises raises that error; every other rank raises :class:`RemoteRankError` with the first
-    failing rank and its message. ``local`` must not communicate.
+    failing rank and its message. ``local`` must not communicate, unless by what raises on all ranks or on none.
     """
+    if comm is None:
+        return local()
     result, error = _attempt(local)
     _raise(comm, error, comm.allgather(_message(error)))
     return result  # type: ignore[return-value]

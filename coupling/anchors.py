@@ -35,7 +35,7 @@ class Anchors:
         errors: (n, 2), error with which the learned and the plain model predicted the last fluxes, older ones fading.
         doubt: (n, 2), error of the model in use relative to the change of the flux, at the first sweep of the last
             increment and at the last sweep, zero there where the tangent is the fine scale's.
-        noise: (n,), estimated error of q₀.
+        noise: (n,), estimated error of q₀; negative at points without an anchor.
     """
 
     gradient: Array
@@ -60,10 +60,22 @@ class Anchors:
         parts = np.split(rows, ends[:-1], axis=1)
         return cls(*(part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)))
 
+    @classmethod
+    def none(cls, n: int, k: int, m: int) -> Array:
+        """Rows (n, size) of points without an anchor."""
+        rows = np.zeros((n, cls.size(k, m)))
+        cls.unpack(rows, k, m).noise[:] = -1.0
+        return rows
+
     def pack(self) -> Array:
         """Rows (n, size)."""
         parts = [getattr(self, f.name) for f in fields(self)]
         return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in parts], axis=1)
+
+    @property
+    def lacking(self) -> NDArray[np.bool_]:
+        """Mask (n,) of the points without an anchor."""
+        return np.asarray(self.noise < 0.0)
 
     @property
     def told(self) -> NDArray[np.bool_]:

@@ -10,6 +10,8 @@ A *closure* maps macroscopic quantities at points to fluxes. For a batch of n po
 * ``state`` h₀: (n, s) float64 with s = ``spec.state_size``, what the closure needs to know of each point at the *start*
   of the increment, or None where s = 0. Its layout is the closure's own business; to everybody else it is one opaque
   row per point that can be stored, sent and restarted from.
+* ``dt`` Δt > 0: the length of the increment, by which rates are divided. A closure without history does not depend on
+  it, and may be given 0.
 * ``hint``: the ``Response.state`` of an earlier evaluation of the same points in the same increment, or None. It may
   shorten the evaluation and must not change its result beyond the closure's tolerance.
 * nothing passed in is modified; everything returned is fresh and belongs to the caller. The one exception is a state in

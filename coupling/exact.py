@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from coupling.agreement import collective_over
+from coupling.agreement import collective_over, together
 from coupling.anchors import Anchors, secant
-from coupling.contract import Array, Closure, ClosureSpec, Response, usable
+from coupling.contract import Array, Closure, ClosureSpec, Response, check_response, usable
 from coupling.gate import Gate
 from coupling.ledger import Ledger
 from coupling.proposal import accepted, proposed
@@ -19,6 +19,7 @@ from coupling.tangent_choice import TangentChoice
 
 _FADING = 0.1
 _TINY = 1e-300
+_silent = np.errstate(over="ignore", invalid="ignore")  # points that failed, surrogates that overflow: all are checked
 
 
 class ExactLevels:
@@ -51,34 +52,26 @@ class ExactLevels:
         self._last: tuple[Array, float, Response] | None = None
 
     def initial_state(self, n: int) -> Array:
-        """States (n, s) anchored at the fine scale's answer in the reference state, which is solved once."""
-        if self._reference is None:
-            g = np.array([self.spec.reference])
-            state = self.fine.initial_state(1)
-            answer = self.fine.evaluate(g, state, 0.0)
-            nothing = np.zeros((1, self.spec.m)), np.zeros((1, self.spec.m, self.spec.k))
-            start = Anchors(g, *nothing, *nothing, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros(1))
-            rows = self._anchored(g, replace(answer, state=state), start, state, 0.0, None)
-            anchors = self._unpack(rows)
-            self._reference = replace(anchors, errors=start.errors, doubt=start.doubt).pack()
+        """States (n, s) without anchors yet: nothing is known of the fine scale before the first increment."""
         own = self.fine.initial_state(n)
-        rows = np.tile(self._reference, (n, 1))
+        rows = Anchors.none(n, self.spec.k, self.spec.m)
         return rows if own is None else np.hstack([own, rows])
 
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response:
         """The fine scale's full answer, which anchors the model too."""
         assert state is not None
-        with self.ledger.phase("fine"):
-            answer = self.fine.evaluate(gradient, self._own(state), dt, self._own(hint))
-        rows = self._anchored(gradient, answer, self._unpack(state), state, dt, None)
+        last, own = self._anchors_in(state, dt), (self._own(state), dt, self._own(hint))
+        answer, _ = self._solved(lambda: self.fine.evaluate(gradient, *own), len(gradient))
+        rows = self._anchored(gradient, answer, last, state, dt, None)
         return replace(answer, state=rows)
 
+    @_silent
     def model(
         self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, learned: bool
     ) -> Response:
         """Anchored model at n points; see :class:`coupling.two_level.TwoLevel`."""
         assert state is not None
-        anchors = self._anchors(state, hint)
+        anchors = self._anchors(state, dt, hint)
         step = gradient - anchors.gradient
         flux, tangent = anchors.plain(step), anchors.tangent.copy()
         if learned and (answer := self._ask(gradient, state, dt, hint)) is not None:
@@ -92,22 +85,39 @@ class ExactLevels:
     ) -> Response:
         """Exact fluxes at n points; see :class:`coupling.two_level.TwoLevel`."""
         assert state is not None
-        anchors = self._anchors(state, hint)
+        anchors = self._anchors(state, dt, hint)
         wanted = self._choice.among(anchors.doubt[:, 0 if hint is None else 1])
         self.ledger.count("exact/sweeps")
         self.ledger.count("exact/points", len(gradient))
         self.ledger.count("exact/tangents", int(wanted.sum()))
         own = self._own(state), dt, self._own(hint)
-        started = time.perf_counter()
-        with self.ledger.phase("fine"):
+
+        def ask() -> Response:
             if (sweep := _sweep_of(self.fine)) is not None:
-                answer = sweep(gradient, *own, tolerance=tolerance, tangent=wanted)
-            else:
-                answer = replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
-        self._choice.learn(len(gradient), int(wanted.sum()), time.perf_counter() - started)
+                return sweep(gradient, *own, tolerance=tolerance, tangent=wanted)
+            return replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
+
+        answer, seconds = self._solved(ask, len(gradient))
+        self._choice.learn(len(gradient), int(wanted.sum()), seconds)
         rows = self._anchored(gradient, answer, anchors, state, dt, hint)
         return replace(answer, state=rows, tangent=np.ascontiguousarray(self._unpack(rows).tangent))
 
+    def _solved(self, ask: Callable[[], Response], n: int) -> tuple[Response, float]:
+        """The fine scale's answer to n points and the seconds it took.
+
+        Where ranks meet in the surrogate it raises on all of them or on none, so that nobody waits there.
+        """
+
+        def local() -> tuple[Response, float]:
+            started = time.perf_counter()
+            with self.ledger.phase("fine"):
+                answer = ask()
+            check_response(self.fine.spec, answer, n)
+            return answer, time.perf_counter() - started
+
+        return together(collective_over(self.surrogate), local)
+
+    @_silent
     def _anchored(
         self, gradient: Array, answer: Response, last: Anchors, state: Array | None, dt: float, hint: Array | None
     ) -> Array:
@@ -162,12 +172,31 @@ class ExactLevels:
     def _accepted(self, gradient: Array, answer: Response) -> NDArray[np.bool_]:
         return accepted(self.gate, gradient, answer, ledger=self.ledger)
 
-    def _anchors(self, state: Array, hint: Array | None) -> Anchors:
+    def _anchors(self, state: Array, dt: float, hint: Array | None) -> Anchors:
         """The latest anchors; slopes from secants, learnt in ever smaller steps, serve their own increment only."""
         if hint is not None:
-            return self._unpack(hint)
-        anchors = self._unpack(state)
+            return self._anchors_in(hint, dt)
+        anchors = self._anchors_in(state, dt)
         return replace(anchors, slope=np.where(anchors.told[:, None, None], anchors.slope, 0.0))
+
+    def _anchors_in(self, rows: Array, dt: float) -> Anchors:
+        """Anchors in rows of state, those in the reference state where a point has none yet."""
+        if self._reference is None:  # on all ranks in the same call, as both closures may be collective
+            self._reference = self._anchored_in_reference(dt)
+        anchors = self._unpack(rows)
+        if not (lacking := anchors.lacking).any():
+            return anchors
+        rows = np.where(lacking[:, None], self._reference, rows[:, self.own :])
+        return Anchors.unpack(rows, self.spec.k, self.spec.m)
+
+    def _anchored_in_reference(self, dt: float) -> Array:
+        """Row (1, size) anchored at the fine scale's answer in the reference state, held over dt."""
+        k, m = self.spec.k, self.spec.m
+        g, state = np.array([self.spec.reference]), self.fine.initial_state(1)
+        start = replace(Anchors.unpack(Anchors.none(1, k, m), k, m), gradient=g, noise=np.zeros(1))
+        answer, _ = self._solved(lambda: self.fine.evaluate(g, state, dt), 1)
+        anchors = self._unpack(self._anchored(g, answer, start, state, dt, None))
+        return replace(anchors, errors=start.errors, doubt=start.doubt).pack()
 
     def _unpack(self, rows: Array) -> Anchors:
         return Anchors.unpack(rows[:, self.own :], self.spec.k, self.spec.m)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from coupling.contract import Array, Closure, Response, Status, check_response, usable
+from coupling.contract import Array, Closure, Response, Status, check_response, finite_rows, usable
 from coupling.errors import ContractError
 from solver_adapters.level import EVALUATE, Level
 
@@ -67,7 +67,7 @@ class ClosurePoints(ABC):
         """Ask the closure, at that level, for the gradients (n, k), all points in one call."""
         self.gradient, self._dt, self._response, self.failed = None, np.nan, None, 0
         answer = level.ask(self.closure, self.magnitude)(gradient, self.state, dt, self._hint)
-        response = _checked(answer, self.closure, self._n)
+        response = self._checked(answer)
         self.gradient, self._dt, self._level, self._response = gradient, dt, level, response
         good = usable(response.status)
         if level.solves:
@@ -96,6 +96,18 @@ class ClosurePoints(ABC):
             for i in np.flatnonzero(~usable(self._response.status))[:at_most]
         ]
 
+    def _checked(self, response: Response) -> Response:
+        """The response, FAILED at points where it has numbers that are not finite."""
+        try:
+            check_response(self.closure.spec, response, self._n)
+        except ContractError as error:
+            raise ContractError(f"{type(self.closure).__name__} returned a malformed response: {error}") from error
+        unchanged = response.state is self.state or response.state is self._hint
+        spoiled = usable(response.status) & ~finite_rows(replace(response, state=None) if unchanged else response)
+        if not spoiled.any():
+            return response
+        return replace(response, status=np.where(spoiled, np.int8(Status.FAILED), response.status))
+
     def _keep_hint(self, state: Array | None, good: NDArray[np.bool_]) -> None:
         earlier = self.state if self._hint is None else self._hint
         if state is None or earlier is None or good.all():
@@ -107,15 +119,3 @@ class ClosurePoints(ABC):
 def numbers(values: Array) -> str:
     """(1.5, 2), for messages."""
     return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
-
-
-def _checked(response: Response, closure: Closure, n: int) -> Response:
-    try:
-        check_response(closure.spec, response, n)
-    except ContractError as error:
-        raise ContractError(f"{type(closure).__name__} returned a malformed response: {error}") from error
-    if np.isfinite(response.flux).all() and np.isfinite(response.tangent).all():
-        return response
-    finite = np.isfinite(response.flux).all(axis=1) & np.isfinite(response.tangent).all(axis=(1, 2))
-    spoiled = usable(response.status) & ~finite
-    return replace(response, status=np.where(spoiled, Status.FAILED, response.status).astype(np.int8))

@@ -31,11 +31,14 @@ from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved
 from solver_adapters.macro.snes import newton
 from solver_adapters.petsc_fd import FaceFlux
+from solver_adapters.warm_starts.end_of_solve import at_end, set_at_end
 from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess, set_guess
+from solver_adapters.warm_starts.trials import set_trials
 from solver_adapters.warm_starts.vectors import owned, set_owned
 
 _START = 1e-3  # of the residual at the start is the error that it is swept with
 _INNER = 0.5  # of the tolerance is left to iterations with the model; the other half is that of the last fluxes
+_SURE = 0.1  # of a modelled residual at a standard start is taken for granted, by the tolerance that comes from it
 
 
 class ExactSNES:
@@ -67,6 +70,7 @@ class ExactSNES:
         self.ledger = fluxes[0].ledger if ledger is None else ledger
         self._has_levels = any(two_level(flux.closure) is not None for flux in fluxes)
         self._newton = ExactNewton()
+        self.compare_starts_of(snes)
 
     def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
         """Solve F(x) = b from x; as with ``snes.solve``, the SNES tells how it ended (collective).
@@ -79,7 +83,7 @@ class ExactSNES:
             self.snes.solve(b, x)
             return
         start, problem = owned(x), _Problem(self, b, x)
-        with _borrowed(self.snes, x), self._levels():
+        with _borrowed(self.snes, x), self._fully_afterwards():
             solved = self._newton.solve(problem) if problem.begin() else None
         if solved is not None:
             reason = PETSc.SNES.ConvergedReason
@@ -87,6 +91,8 @@ class ExactSNES:
             self.snes.setConvergedReason(reason.CONVERGED_FNORM_ABS if small else reason.CONVERGED_FNORM_RELATIVE)
             self.snes.setIterationNumber(solved.iterations)
             self.snes.setFunctionNorm(problem.norm)
+            if ended := at_end(self.snes):
+                ended()
             return
         problem.count("macro/classical solves")
         for flux in self.fluxes:
@@ -94,8 +100,21 @@ class ExactSNES:
         set_owned(x, start)
         self.snes.solve(b, x)
 
+    def compare_starts_of(self, snes: PETSc.SNES) -> None:
+        """Have warm starts of a SNES compared by the residuals of models, where closures have them."""
+        if self._has_levels:
+            set_trials(snes, self._modelled)
+
     @contextmanager
-    def _levels(self) -> Iterator[None]:
+    def _modelled(self) -> Iterator[float]:
+        """Within this context, residuals are those of the plain models, right in their order of magnitude."""
+        with self._fully_afterwards():
+            for flux in self.fluxes:
+                flux.level = Level(learned=False)
+            yield _SURE
+
+    @contextmanager
+    def _fully_afterwards(self) -> Iterator[None]:
         """Whatever happens, the fluxes are asked in full afterwards."""
         try:
             yield
@@ -108,8 +127,10 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     """Let the stages of an implicit TS be solved as by :class:`ExactSNES` from now on (collective).
 
     The SNES of the TS becomes one of type "python" around an inner SNES of its former type, with its options, options
-    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one; as
-    they evaluate residuals in full to compare starts, they cost more than the few sweeps of a step.
+    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one, and
+    compare starts by the residuals of the plain models, which cost nothing and are the true ones at the last solution,
+    but for rates; a tenth of that at the standard start goes into the tolerance. A start that the models praise wrongly
+    leads to a classical solve at worst, and from there, if that fails, to the standard start.
 
     Args:
         ts: the time stepper, with IFunction and IJacobian set.
@@ -118,7 +139,12 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
 
     Returns:
         The exact mode of the inner SNES.
+
+    Raises:
+        ContractError: a closure has history and the TS is none of backward Euler.
     """
+    for flux in fluxes:
+        flux.check_scheme(ts)
     outer = ts.getSNES()
     inner = PETSc.SNES().create(outer.getComm())
     inner.setOptionsPrefix(outer.getOptionsPrefix())
@@ -129,6 +155,7 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     inner.setKSP(outer.getKSP())
     inner.setFromOptions()
     exact = ExactSNES(inner, fluxes, ledger=ledger)
+    exact.compare_starts_of(outer)
     outer.setType(PETSc.SNES.Type.PYTHON)
     outer.setPythonContext(_Stages(exact))
     return exact
@@ -254,12 +281,14 @@ class _Problem:
 
 @contextmanager
 def _borrowed(snes: PETSc.SNES, x: PETSc.Vec) -> Iterator[None]:
-    """Apply the initial guess to x; give the SNES back with the tolerances, guess and strictness it had."""
+    """Apply the initial guess to x; give the SNES back with the tolerances, guess, end and strictness it had."""
     (rtol, atol, stol, most), strict = snes.getTolerances(), snes.getErrorIfNotConverged()
     guess: InitialGuess = snes.getInitialGuess()
     apply_guess(guess, snes, x)
     if guess is not None:
         set_guess(None, snes)
+    ended = at_end(snes)
+    set_at_end(snes, None)
     snes.setErrorIfNotConverged(False)
     try:
         yield
@@ -268,3 +297,4 @@ def _borrowed(snes: PETSc.SNES, x: PETSc.Vec) -> Iterator[None]:
         snes.setErrorIfNotConverged(strict)
         if guess is not None:
             set_guess(guess, snes)
+        set_at_end(snes, ended)

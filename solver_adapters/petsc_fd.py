@@ -15,7 +15,7 @@
 Grid, ghost exchange, other terms, boundary conditions, solver options and launch stay the user's own, for SNES as for
 the IFunction and IJacobian of a TS. A closure with history, or in exact mode (:mod:`solver_adapters.exact_snes`), needs
 to be told when an increment has ended: ``ts.setPostStep(fluxes.after_step)``, or ``fluxes.accept(x)`` after a
-``snes.solve`` that has converged.
+``snes.solve`` that has converged. History advances by backward Euler, TS of type "beuler"; others are refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from solver_adapters.closure_points import ClosurePoints, numbers
 from solver_adapters.grid.axes import axes_of
 from solver_adapters.grid.faces import Faces
 from solver_adapters.level import EVALUATE, Level
-from solver_adapters.macro.evaluation import evaluate_fluxes
+from solver_adapters.macro.evaluation import evaluate_fluxes, raising_through_petsc
 
 
 class FaceFlux(ClosurePoints):
@@ -148,11 +148,41 @@ class FaceFlux(ClosurePoints):
         """Accept the solution of a time step, for ``ts.setPostStep`` (collective).
 
         TS calls it for the step at which it gives up, too: that one leaves the committed state as it is.
+
+        Raises:
+            ContractError: a closure with history under another scheme than backward Euler, or asked over another dt
+                than the step took.
+            Exception: see :meth:`accept`.
         """
         if ts.getConvergedReason() < 0:
             self.discard()
-        else:
+            return
+        with raising_through_petsc():
+            if self.closure.spec.history:
+                self.check_scheme(ts)
+                self._check_increment(ts)
             self.accept(ts.getSolution())
+
+    def check_scheme(self, ts: PETSc.TS) -> None:
+        """Check that the scheme of a TS asks a closure with history once a step, with what the step began with.
+
+        Raises:
+            ContractError: it is another one than backward Euler.
+        """
+        kind, types = ts.getType(), PETSc.TS.Type
+        if self.closure.spec.history and kind != types.BEULER and not (kind == types.THETA and ts.getTheta() == 1.0):
+            raise ContractError(
+                f"{self.name!r} has history, which advances once a step by backward Euler; a TS of type {kind!r} has "
+                "other stages: use the type 'beuler', or 'theta' with θ = 1"
+            )
+
+    def _check_increment(self, ts: PETSc.TS) -> None:
+        time, step = ts.getTime(), ts.getTime() - ts.getPrevTime()
+        if abs(self._dt - step) > 1e-6 * step + 8 * np.finfo(float).eps * abs(time):
+            raise ContractError(
+                f"{self.name!r} has history and was evaluated over {self._dt:.6g}, where the step took {step:.6g}: "
+                "pass dt=ts.getTimeStep() to add_divergence and add_jacobian"
+            )
 
     def _take_in(self, x: PETSc.Vec, dt: float, level: Level) -> int:
         """Bring the fluxes to the nodal values x; number of failed points on all ranks."""

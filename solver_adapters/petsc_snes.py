@@ -9,7 +9,10 @@ Residual, Jacobian, line search, monitors, options, field splits and the number 
 does the answer: it meets the tolerance that it would have met from the standard start.
 
 What the guard cannot know is whether an iteration that starts with a lower residual also converges, and to the
-same one of several solutions. :meth:`WarmStart.solve` repeats a solve that failed from a guess from the standard start.
+same one of several solutions. A solve that failed from a guess is therefore repeated from the standard start before
+anybody hears of it: the caller of ``snes.solve``, or the TS, which would reject the step or give up. The guard cannot
+help where an iteration from a guess comes to a point at which a function of the user raises: that ends the solve, as
+always in PETSc, and the tolerances that were meant for it stay until the next solve or :meth:`WarmStart.remove`.
 
 Options, under the prefix of the SNES, override the arguments: see :class:`WarmStartOptions`.
 
@@ -21,6 +24,7 @@ iterations that a warm start saves.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
@@ -34,12 +38,14 @@ from coupling.guarded_predictor import GuardedPredictor
 from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from coupling.predictors import create_predictor
+from solver_adapters.warm_starts.end_of_solve import AtEnd, at_end, set_at_end
 from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess, set_guess
 from solver_adapters.warm_starts.options import TYPES, WarmStartOptions
 from solver_adapters.warm_starts.projection import ProjectionPredictor
 from solver_adapters.warm_starts.tangent import TangentPredictor
 from solver_adapters.warm_starts.time_steps import time_of_unknown
 from solver_adapters.warm_starts.tolerance import StartTolerance
+from solver_adapters.warm_starts.trials import trials
 from solver_adapters.warm_starts.vectors import TrialResidual, owned, set_owned
 
 __all__ = ["WarmStart", "WarmStartOptions", "warm_start"]
@@ -116,35 +122,20 @@ class WarmStart:
         self._solves = 0
         self._known: Array = np.zeros(1)
         self._standard: Array = np.zeros(0)
-        self._repeatable = self._suspended = self.used = False
+        self._strict: bool | None = None
+        self._suspended = self.used = False
         self._theirs: InitialGuess = snes.getInitialGuess()
+        self._their_end: AtEnd = at_end(snes)
         snes.setInitialGuess(self._start)
-        snes.setMonitor(self._monitor)
-
-    def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
-        """``snes.solve(b, x)``, repeated from the standard start where it failed from a guess (collective)."""
-        strict, self._repeatable = self._snes.getErrorIfNotConverged(), True
-        try:
-            self._snes.solve(b, x)
-        finally:
-            self._repeatable = False
-            self._snes.setErrorIfNotConverged(strict)
-        if self.used and self._snes.getConvergedReason() < 0:
-            self._count("guesses failed")
-            set_owned(x, self._standard)
-            self._suspended = True
-            try:
-                self._snes.solve(b, x)
-            finally:
-                self._suspended = False
+        set_at_end(snes, self._end)
 
     def remove(self) -> None:
-        """Give the SNES back as it was found: its initial guess, monitors and tolerances (collective)."""
-        self._tolerance.release()
+        """Give the SNES back as it was found: its initial guess and tolerances (collective)."""
+        self._release()
         if self._is_installed():
             set_guess(self._theirs, self._snes)
-        entries = self._snes.getMonitor() or []
-        entries[:] = [entry for entry in entries if entry[0] != self._monitor]
+        if at_end(self._snes) == self._end:
+            set_at_end(self._snes, self._their_end)
         if self._residual is not None:
             self._residual.destroy()
             self._residual = None
@@ -189,44 +180,75 @@ class WarmStart:
 
     def _start(self, snes: PETSc.SNES, x: PETSc.Vec) -> None:
         """SNES's initial guess: x holds what was passed to its solve."""
-        self._tolerance.release()
+        if self._suspended:
+            return
+        self._release()
         apply_guess(self._theirs, snes, x)
         self._standard, self.used = owned(x), False
-        if self._guarded is None or self._suspended:
+        if self._guarded is None:
             return
-        if not any(entry[0] == self._monitor for entry in snes.getMonitor() or ()):
-            snes.setMonitor(self._monitor)  # all monitors have been cancelled meanwhile
         if self._ts is not None:
             self._guarded.learn(np.array([self._ts.getTime()]), owned(self._ts.getSolution()))
         self._known = self._parameters()
         if self._residual is None:
             self._residual = TrialResidual(snes, x.duplicate(), self._comm)
         self._residual.norms.clear()
-        start, self.used = self._guarded.start(self._known, self._standard, self._residual)
+        with trials(snes) as share:
+            start, self.used = self._guarded.start(self._known, self._standard, self._residual)
         if self.used:
             set_owned(x, start)
-            self._tolerance.hold(*self._residual.norms)
-            if self._repeatable:
-                snes.setErrorIfNotConverged(False)
+            at_standard, at_guess = self._residual.norms
+            self._tolerance.hold(at_standard, at_guess, share)
+            self._hold_strictness(False)
         if self.options.monitor:
             self._tell()
+
+    def _end(self) -> None:
+        """The solve has ended."""
+        self._suspended, raised = True, False
+        if self.used and self._snes.getConvergedReason() < 0:
+            raised = not self._repeated()
+        self._release()
+        if self._their_end is not None:
+            self._their_end()
+        self._suspended = False
+        if raised:  # what it was cannot be raised from here: let PETSc raise an error in its place
+            self._hold_strictness(True)
+        if self._snes.getConvergedReason() > 0 and self._guarded is not None and self._ts is None:
+            self._guarded.learn(self._known, owned(self._snes.getSolution()))
+            self._solves += 1
+        if self.options.view:
+            self.view()
+
+    def _repeated(self) -> bool:
+        """Solve again, from the standard start; False where a function of the user raised."""
+        self._count("guesses failed")
+        self._tolerance.release()
+        x, reason = self._snes.getSolution(), self._snes.getConvergedReason()
+        set_owned(x, self._standard)
+        try:
+            self._snes.solve(self._snes.getRhs() or None, x)
+        except Exception:
+            traceback.print_exc()
+            self._snes.setConvergedReason(reason)
+            return False
+        return True
+
+    def _hold_strictness(self, strict: bool) -> None:
+        self._strict = self._snes.getErrorIfNotConverged()
+        self._snes.setErrorIfNotConverged(strict)
+
+    def _release(self) -> None:
+        """Give the SNES its tolerances and its strictness back."""
+        self._tolerance.release()
+        if self._strict is not None:
+            self._snes.setErrorIfNotConverged(self._strict)
+            self._strict = None
 
     def _parameters(self) -> Array:
         if self._ts is not None:
             return np.array([time_of_unknown(self._ts)])
         return np.atleast_1d(np.array(self._parameter() if self._parameter else self._solves, dtype=np.float64))
-
-    def _monitor(self, snes: PETSc.SNES, iteration: int, norm: float) -> None:
-        """SNES's monitor: the last call of a solve finds the reason set, and the solution in place."""
-        reason = snes.getConvergedReason()
-        if reason == PETSc.SNES.ConvergedReason.ITERATING:
-            return
-        self._tolerance.release()
-        if reason > 0 and self._guarded is not None and self._ts is None:
-            self._guarded.learn(self._known, owned(snes.getSolution()))
-            self._solves += 1
-        if self.options.view:
-            self.view()
 
     def _tell(self) -> None:
         where = ", ".join(f"{v:g}" for v in self._known)

@@ -1,8 +1,9 @@
-"""What differs between PETSc 3.22 and 3.25, of what is used here; all else is the same in them."""
+"""What differs between PETSc 3.22 and 3.25 or is missing from petsc4py, of what is used here; all else is the same."""
 
 from __future__ import annotations
 
-from ctypes import CDLL, byref, c_int
+from collections.abc import Callable
+from ctypes import CDLL, CFUNCTYPE, byref, c_int, c_void_p
 
 from petsc4py import PETSc
 
@@ -19,3 +20,15 @@ def option_was_read(name: str) -> bool:
     read = c_int(0)
     CDLL(PETSc.__file__).PetscOptionsUsed(None, name.encode(), byref(read))
     return bool(read.value)
+
+
+ReasonView = CFUNCTYPE(c_int, c_void_p, c_void_p)
+"""Function of a SNES and a context, which returns PETSc's error code."""
+
+
+def set_reason_view(snes: PETSc.SNES, view: Callable[..., int]) -> None:
+    """Add a :data:`ReasonView` at the end of each solve, SNESConvergedReasonViewSet; no petsc4py wraps that."""
+    function = CDLL(PETSc.__file__).SNESConvergedReasonViewSet
+    function.argtypes = [c_void_p, ReasonView, c_void_p, c_void_p]
+    if code := function(snes.handle, view, None, None):
+        raise PETSc.Error(code)

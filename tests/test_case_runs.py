@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import resource
 import signal
 import sys
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from coupling.command_line import app
 from coupling.errors import CaseError, TwoscaleError
 from coupling.interrupts import Interrupts
 from solver_adapters.case.building import prepare
+from solver_adapters.case.outputs import OutputError
 from solver_adapters.case.reading import CaseFile
 from solver_adapters.case.running import step_case
 from solver_adapters.case.summary import summary, write_page, write_summary
@@ -393,3 +396,34 @@ def test_a_step_that_fails_for_good_keeps_the_steps_before(folder):
     assert result.error is not None and not result.interrupted
     assert "did not converge" in str(result.error)
     assert result.rows[0]["load"] == 0.0
+
+
+@contextmanager
+def full_disk():
+    """No file of this process can grow; Python ignores the signal that comes with it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("full", [0, WORLD.size - 1], ids=["first rank", "last rank"])
+@pytest.mark.parametrize("fields", ["vtu", "xdmf", "none"])
+def test_a_disk_that_is_full_on_one_rank_ends_all_and_keeps_what_was_written(folder, fields, full):
+    with full_disk() as fill:
+        result = run(
+            folder,
+            COARSE.replace('fields = "vtu"', f'fields = "{fields}"'),
+            lambda record: fill() if WORLD.rank == full else None,
+        )
+    if fields == "none" and full:
+        assert result.error is None  # that rank writes nothing
+        return
+    assert isinstance(result.error, OutputError if WORLD.rank == full else TwoscaleError)
+    assert f"results cannot be written to {folder}" in str(result.error)
+    assert not result.interrupted and result.rows[1]["load"] == pytest.approx(1 / 3)
+    values = summary(result)
+    assert not values["completed"] and "results cannot be written" in values["ended"]
+    if fields == "xdmf" and WORLD.rank == 0:
+        kept = (folder / "fields.xdmf").read_text(encoding="utf-8")
+        assert kept.rstrip().endswith("</Xdmf>") and kept.count('Time Value="0.333') == 2  # displacement and stress

@@ -462,6 +462,32 @@ def test_a_flux_that_is_not_finite_counts_as_failed():
         run.problem.solve()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_state_that_is_not_finite_counts_as_failed(value):
+    """Else the flux of this step is right, and those of all later ones are not."""
+
+    class Poisoned:
+        inner, spoils = NeoHookean(MU, LMBDA), True
+        spec = replace(inner.spec, state_size=2, history=True)
+
+        def initial_state(self, n):
+            return np.zeros((n, 2))
+
+        def evaluate(self, gradient, state, dt, hint=None):
+            state = state + 1.0
+            if self.spoils and WORLD.rank == WORLD.size - 1:
+                state[-1, 1] = value
+            return replace(self.inner.evaluate(gradient, None, dt), state=state)
+
+    law = Poisoned()
+    run = Stretched(law)
+    with pytest.raises(StepError, match=f" 1 points failed(.|\n)*{Status.FAILED.message}"):
+        run.problem.solve()
+    law.spoils = False
+    run.run()
+    assert np.isfinite(run.flux.state).all()
+
+
 def test_history_advances_on_converged_steps_only():
     """Homogeneous strain that grows with time: the state is that of the 0-D recurrence over the converged steps."""
     tau, rate = 0.4, np.array([0.02, -0.01, 0.03 / np.sqrt(2)])

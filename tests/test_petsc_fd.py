@@ -12,6 +12,7 @@ from coupling import AcceleratedClosure, ClosureSpec, RangeGate
 from coupling.closed_forms import Conduction
 from coupling.contract import Response, Status, check_arguments
 from coupling.errors import ClosureError, ContractError, RemoteRankError
+from solver_adapters.exact_snes import exact_time_steps
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.petsc_fd import FaceFlux
@@ -357,18 +358,18 @@ def test_without_a_jacobian_the_matrix_free_newton_method_finds_the_same():
     assert (x - y).norm() < 1e-7
 
 
-def heat(closure, n, dt):
+def heat(closure, n, dt, dt_of_fluxes=None):
     """TS of u_t = −div q on [0, 1], backward Euler; its fluxes; and cos πx, where it starts."""
     da = grid(n)
     fluxes = FaceFlux(da, closure)
 
     def ifunction(ts, t, x, xdot, f):
         f.pointwiseMult(fluxes.volumes, xdot)
-        fluxes.add_divergence(x, f, dt=ts.getTimeStep())
+        fluxes.add_divergence(x, f, dt=dt_of_fluxes or ts.getTimeStep())
 
     def ijacobian(ts, t, x, xdot, shift, J, P):
         P.zeroEntries()
-        fluxes.add_jacobian(x, P, dt=ts.getTimeStep())
+        fluxes.add_jacobian(x, P, dt=dt_of_fluxes or ts.getTimeStep())
         P.assemble()
         P.setDiagonal(fluxes.volumes * shift, addv=PETSc.InsertMode.ADD_VALUES)
         P.assemble()
@@ -424,6 +425,47 @@ def test_history_is_committed_once_a_time_step(problem):
     values, x = heat_steps(law, n, steps, dt, getattr(PETSc.TS.ProblemType, problem))
     u, _ = amplitudes(law, n, steps * [dt])
     assert np.allclose(values, u * np.cos(np.pi * x), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["cn", "theta", "bdf", "alpha", "arkimex"])
+def test_history_needs_backward_euler(kind):
+    ts, fluxes, x = heat(Relaxing(0.1, 1.5), 9, 0.02)
+    ts.setType(kind)
+    ts.setMaxSteps(3)
+    with pytest.raises(PETSc.Error) as caught:
+        ts.solve(x)
+    with pytest.raises(ContractError, match=f"TS of type '{kind}'.*'beuler'"):
+        raise caught.value.__cause__
+    assert np.abs(fluxes.state).max(initial=0.0) == 0.0
+    with pytest.raises(ContractError, match="'beuler'"):
+        exact_time_steps(ts, [fluxes])
+
+
+def test_history_needs_increments_as_long_as_the_steps():
+    ts, _, x = heat(Relaxing(0.1, 1.5), 9, 0.02, dt_of_fluxes=1.0)
+    with pytest.raises(PETSc.Error) as caught:
+        ts.solve(x)
+    with pytest.raises(ContractError, match="over 1, .* took 0.02: pass dt=ts.getTimeStep()"):
+        raise caught.value.__cause__
+
+
+def test_other_schemes_are_welcome_without_history():
+    ts, _, x = heat(Conduction(1.5, 1), 9, 0.02)
+    ts.setType("cn")
+    ts.setMaxSteps(3)
+    ts.solve(x)
+    assert ts.getStepNumber() == 3
+
+
+def test_backward_euler_by_another_name():
+    n, dt, law = 17, 0.02, Relaxing(0.1, 1.5)
+    ts, fluxes, x = heat(law, n, dt)
+    ts.setType("theta")
+    ts.setTheta(1.0)
+    ts.setMaxSteps(4)
+    ts.solve(x)
+    u, _ = amplitudes(law, n, 4 * [dt])
+    assert np.allclose(x.array_r, u * np.cos(np.pi * nodes(fluxes.da)[:, 0]), atol=1e-12)
 
 
 class Impatient(Relaxing):

@@ -276,42 +276,228 @@ def test_guesses_of_linear_solves_besides(guess):
     assert both.linear_iterations < linear.linear_iterations < plain.linear_iterations
 
 
-def escape(prefix, strict=False):
+ESCAPES = {"snes_linesearch_type": "basic", "snes_max_it": 8, "pc_type": "jacobi"}
+
+
+def diagonal(comm, n=3):
+    """A vector, and a matrix for the derivatives of functions of its entries."""
+    x, A = PETSc.Vec().createMPI(n, comm=comm), PETSc.Mat().createAIJ([n, n], nnz=1, comm=comm)
+    start, end = x.getOwnershipRange()
+    for i in range(start, end):
+        A.setValue(i, i, 1.0)
+    A.assemble()
+    return x, A
+
+
+def set_diagonal(P, slopes):
+    P.setDiagonal(PETSc.Vec().createWithArray(slopes, comm=P.comm))
+    P.assemble()
+
+
+def escape(prefix, strict=False, options=None):
     """u/(1 + u²) = 0: Newton's method finds 0 from 0.5, but from 10, where the residual is lower, it runs away."""
     snes = PETSc.SNES().create(comm)
-    x, A = PETSc.Vec().createMPI(1, comm=comm), PETSc.Mat().createDense(1, comm=comm)
-    A.setUp()
+    x, A = diagonal(comm)
 
     def residual(snes, x, f):
         f.array_w[:] = x.array_r / (1.0 + x.array_r**2)
 
     def jacobian(snes, x, J, P):
-        start, _ = P.getOwnershipRange()
-        for i, u in enumerate(x.array_r):
-            P.setValue(start + i, start + i, (1.0 - u**2) / (1.0 + u**2) ** 2)
-        P.assemble()
+        u = x.array_r
+        set_diagonal(P, (1.0 - u**2) / (1.0 + u**2) ** 2)
 
     snes.setFunction(residual, x.duplicate())
     snes.setJacobian(jacobian, A, A)
-    database = PETSc.Options()
-    for name, value in {"snes_linesearch_type": "basic", "snes_max_it": 8, "pc_type": "jacobi"}.items():
-        database.setValue(prefix + name, value)
-    snes.setOptionsPrefix(prefix)
-    snes.setFromOptions()
+    set_options(snes, prefix, ESCAPES | (options or {}))
     snes.setErrorIfNotConverged(strict)
     x.set(0.5)
     return snes, x
+
+
+def set_options(solver, prefix, options):
+    database = PETSc.Options()
+    for name, value in options.items():
+        database.setValue(prefix + name, value)
+    solver.setOptionsPrefix(prefix)
+    solver.setFromOptions()
+    for name in options:
+        database.delValue(prefix + name)
+
+
+def far(x, value=10.0):
+    return Answer(lambda n: values(np.full(x.getLocalSize(), value)))
+
+
+def entered(counts):
+    return counts if comm.rank == 0 else {}
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_solve_that_fails_from_a_guess_is_repeated(strict):
     snes, x = escape("e_", strict)
-    handle = warm_start(snes, Answer(lambda n: values(np.full(x.getLocalSize(), 10.0))))
-    handle.solve(None, x)
+    seen = []
+    snes.setMonitor(lambda snes, it, norm: seen.append(it))
+    handle = warm_start(snes, far(x))
+    snes.solve(None, x)
     assert snes.getConvergedReason() > 0 and np.abs(x.array_r).max(initial=0.0) < 1e-8
-    assert handle.ledger.counts == ({"snes/guesses used": 1, "snes/guesses failed": 1} if comm.rank == 0 else {})
+    assert handle.ledger.counts == entered({"snes/guesses used": 1, "snes/guesses failed": 1})
     assert snes.getErrorIfNotConverged() is strict
+    assert seen == [*range(9), *range(snes.getIterationNumber() + 1)]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("how", ["iterations", "line search"])
+def test_all_is_given_back_where_a_solve_fails_from_both_starts(strict, how):
+    """Monitors see no end of a solve whose line search failed."""
+    options = {"snes_linesearch_type": "bt", "snes_stol": 0.0} if how == "line search" else {"snes_max_it": 2}
+    snes, x = escape("f_", strict, options)
+    if how == "line search":
+        _, A = diagonal(comm)
+        snes.setJacobian(lambda snes, x, J, P: set_diagonal(P, np.where(abs(x.array_r) < 1, -1.0, 1.0)), A, A)
+    handle = warm_start(snes, far(x))
+    before = snes.getTolerances(), snes.getDivergenceTolerance(), strict
+    if strict:
+        with pytest.raises(PETSc.Error):
+            snes.solve(None, x)
+    else:
+        snes.solve(None, x)
+    assert snes.getConvergedReason() < 0
+    assert handle.ledger.counts == entered({"snes/guesses used": 1, "snes/guesses failed": 1})
+    assert (snes.getTolerances(), snes.getDivergenceTolerance(), snes.getErrorIfNotConverged()) == before
+
+
+@pytest.mark.mpi
+def test_after_a_function_that_raised_the_handle_gives_all_back():
+    snes, x = escape("h_", strict=True)
+    jacobian, armed = snes.getJacobian()[2][0], [True]
+
+    def raising(snes, x, J, P):
+        if armed:
+            raise ValueError("no such temperature")
+        jacobian(snes, x, J, P)
+
+    _, A = diagonal(comm)
+    snes.setJacobian(raising, A, A)
+    handle = warm_start(snes, far(x))
+    before = snes.getTolerances(), snes.getDivergenceTolerance()
+    with pytest.raises(PETSc.Error):
+        snes.solve(None, x)
+    handle.remove()
+    assert (snes.getTolerances(), snes.getDivergenceTolerance()) == before and snes.getErrorIfNotConverged()
+    armed.clear()
+    y, _ = diagonal(comm)
+    y.set(0.5)
+    snes.solve(None, y)
+    assert np.abs(y.array_r).max(initial=0.0) < 1e-8
+
+
+@pytest.mark.mpi
+def test_a_function_that_raises_while_a_solve_is_repeated(capfd):
+    """PETSc raises an error of its own; the cause is printed."""
+    snes, x = escape("i_")
+    jacobian = snes.getJacobian()[2][0]
+
+    def raising(snes, x, J, P):
+        if comm.allreduce(np.abs(x.array_r).max(initial=0.0)) < 5.0:
+            raise ValueError("no such temperature")
+        jacobian(snes, x, J, P)
+
+    _, A = diagonal(comm)
+    snes.setJacobian(raising, A, A)
+    with warm_start(snes, far(x)), pytest.raises(PETSc.Error):
+        snes.solve(None, x)
+    assert "ValueError: no such temperature" in capfd.readouterr().err
+    assert snes.getConvergedReason() < 0 and not snes.getErrorIfNotConverged()
+    other, y = escape("i_")  # PETSc goes on to tell of ends
+    with warm_start(other, far(y)):
+        other.solve(None, y)
+    assert other.getConvergedReason() > 0
+
+
+@pytest.mark.mpi
+def test_handles_that_come_and_go_are_no_more_than_one():
+    """PETSc keeps five functions at most for the end of a solve."""
+    for prefix in ("j_", "k_"):
+        snes, x = escape(prefix)
+        for _ in range(8):
+            with warm_start(snes, far(x)) as handle:
+                x.set(0.5)
+                snes.solve(None, x)
+            assert handle.ledger.counts == entered({"snes/guesses used": 1, "snes/guesses failed": 1})
+        x.set(10.0)
+        snes.solve(None, x)
+        assert snes.getConvergedReason() < 0
+
+
+@pytest.mark.mpi
+def test_a_handle_around_another(classical):
+    """The outer guess fails and its standard start, the inner guess, too; both give back what they held."""
+    snes, x = escape("l_")
+    before = snes.getTolerances(), snes.getDivergenceTolerance()
+    with warm_start(snes, far(x)) as inner, warm_start(snes, far(x, 20.0)) as outer:
+        snes.solve(None, x)
+    assert snes.getConvergedReason() > 0 and np.abs(x.array_r).max(initial=0.0) < 1e-8
+    for handle in (inner, outer):
+        assert handle.ledger.counts == entered({"snes/guesses used": 1, "snes/guesses failed": 1})
+    assert (snes.getTolerances(), snes.getDivergenceTolerance()) == before
+
+
+class Escaping:
+    """(u̇ + u)/(1 + u²) = 0 by TS: a start far away has the lower residual, and Newton's method runs away from it."""
+
+    def __init__(self, kind, options=None):
+        self.x, A = diagonal(comm)
+        self.ts = PETSc.TS().create(comm)
+        self.ts.setType(kind)
+        self.ts.setIFunction(self.residual, self.x.duplicate())
+        self.ts.setIJacobian(self.jacobian, A, A)
+        self.ts.setTimeStep(0.1)
+        self.ts.setMaxSteps(6)
+        self.ts.setMaxTime(10.0)
+        set_options(self.ts, "esc_", ESCAPES | {"ts_adapt_type": "none"} | (options or {}))
+        self.x.set(0.5)
+
+    def residual(self, ts, t, x, xdot, f):
+        f.array_w[:] = (xdot.array_r + x.array_r) / (1.0 + x.array_r**2)
+
+    def jacobian(self, ts, t, x, xdot, shift, J, P):
+        u, v = x.array_r, xdot.array_r
+        set_diagonal(P, (shift + 1.0) / (1.0 + u**2) - 2.0 * u * (u + v) / (1.0 + u**2) ** 2)
+
+    def run(self):
+        """The state at the end on this rank; no step may have been rejected."""
+        self.ts.solve(self.x)
+        assert self.ts.getConvergedReason() > 0 and self.ts.getStepNumber() == 6
+        assert (self.ts.getSNESFailures(), self.ts.getStepRejections()) == (0, 0)
+        return owned(self.x)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("kind", ["beuler", "cn", "theta", "bdf", "alpha"])
+def test_guesses_that_lead_astray_cost_a_ts_no_step(kind):
+    expected = Escaping(kind).run()
+    problem = Escaping(kind)
+    with warm_start(problem.ts, far(problem.x, 1e3)) as handle, np.errstate(over="ignore"):
+        found = problem.run()
+    np.testing.assert_array_equal(found, expected)
+    assert comm.rank or handle.ledger.counts["snes/guesses failed"] == handle.ledger.counts["snes/guesses used"] >= 1
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(-4.0, 4.0), min_size=6, max_size=6), st.sampled_from([-1.0, 1.0]))
+def test_no_guess_changes_an_answer_or_makes_a_run_fail(exponents, sign):
+    guesses = iter(sign * 10.0 ** np.array(exponents * 2))
+    predictor = Answer(lambda n: values(np.full(n, next(guesses))))
+    problem = Escaping("beuler")
+    with warm_start(problem.ts, predictor):
+        found = problem.run()
+    np.testing.assert_allclose(found, 0.5 / 1.1**6, rtol=1e-6)
+    snes, x = escape("p_")
+    with warm_start(snes, Answer(lambda n: values(np.full(x.getLocalSize(), sign * 10.0 ** exponents[0])))):
+        snes.solve(None, x)
+    assert snes.getConvergedReason() > 0 and np.abs(x.array_r).max(initial=0.0) < 1e-6
 
 
 @pytest.mark.mpi

@@ -98,6 +98,7 @@ def _run(comm: Any, path: Path, out: Path | None, *, check: bool, as_json: bool)
     """Check or run a case (collective)."""
     try:
         from solver_adapters.case.building import prepare
+        from solver_adapters.case.outputs import written_to
         from solver_adapters.case.reading import CaseFile
         from solver_adapters.case.running import step_case
         from solver_adapters.case.summary import size, summary, table, write_page, write_summary
@@ -121,9 +122,10 @@ def _run(comm: Any, path: Path, out: Path | None, *, check: bool, as_json: bool)
         values = summary(result)
 
         def tell() -> None:
-            write_summary(values, folder)
-            if file.case.output.report:
-                write_page(values, result.rows, folder)
+            with written_to(folder):
+                write_summary(values, folder)
+                if file.case.output.report:
+                    write_page(values, result.rows, folder)
             answer(values, [table(values)], as_json=as_json)
 
         together(comm, tell if comm.rank == 0 else lambda: None)

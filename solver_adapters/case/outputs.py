@@ -1,12 +1,22 @@
-"""What a run keeps after every step: fields for Paraview, and a row of numbers."""
+"""What a run keeps after every step: fields for Paraview, and a row of numbers.
+
+A disk that is full or gone on one rank ends the run on all of them, with :class:`OutputError`. The libraries that write
+fields do not help in that: those of one file for all ranks wait for each other in the middle, so that there has to be
+room on every rank before they begin, and the one of VTK does not tell. (With "vtx" the process is aborted at its end,
+after all has been told: the files of ADIOS2 cannot be destroyed unless they can be closed.)
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from mpi4py import MPI
 
@@ -15,11 +25,26 @@ from dolfinx import fem, io, la
 
 from coupling.agreement import together
 from coupling.contract import Status
-from coupling.errors import ContractError
+from coupling.errors import ContractError, TwoscaleError
 from solver_adapters.case.building import Problem
 from solver_adapters.macro.load_stepping import StepRecord
 
 Write: TypeAlias = Callable[[list[fem.Function], float], None]
+
+_BYTES_PER_NUMBER = 32  # as text
+
+
+class OutputError(TwoscaleError, OSError):
+    """Results cannot be written."""
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Within this context, what the operating system or a library of files raises is an :class:`OutputError`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"results cannot be written to {folder}: {error}") from error
 
 
 class Fields:
@@ -38,13 +63,18 @@ class Fields:
     """
 
     def __init__(self, problem: Problem, folder: Path, format: str) -> None:
-        self._problem, self._open = problem, ExitStack()
-        comm = problem.parts.u.function_space.mesh.comm
+        self._problem, self._folder, self._open = problem, folder, ExitStack()
+        mesh = problem.parts.u.function_space.mesh
+        self._comm, self._nodes = mesh.comm, mesh.geometry.x.size
         formats = {"vtu": self._vtu, "vtx": self._vtx, "xdmf": self._xdmf}
-        self._write = None if format == "none" else formats[format](comm, folder)
+        self._write = None if format == "none" else formats[format](self._comm, folder)
 
     def write(self, load: float) -> None:
-        """Write the present fields under a load factor (collective)."""
+        """Write the present fields under a load factor (collective).
+
+        Raises:
+            OutputError: on the rank that cannot write; RemoteRankError on the others.
+        """
         if self._write is None:
             return
         problem = self._problem
@@ -52,11 +82,24 @@ class Fields:
         fields = [problem.parts.u, flux]
         if problem.parts.file.case.closure.mode == "replace":
             fields.append(self._fallback())
-        self._write(fields, load)
+        self._check_room(_BYTES_PER_NUMBER * (self._nodes + sum(field.x.array.size for field in fields)))
+        self._together(partial(self._write, fields, load))
 
     def close(self) -> None:
-        """Close the files (collective)."""
-        self._open.close()
+        """Close the files (collective); raises as :meth:`write`."""
+        self._together(self._open.close)
+
+    def _together(self, local: Callable[[], object]) -> None:
+        def told() -> None:
+            with written_to(self._folder):
+                local()
+
+        together(self._comm, told)
+
+    def _check_room(self, size: int) -> None:
+        """Reserve so many bytes on all ranks at a time, which may share a disk, and give them back."""
+        with ExitStack() as reserved:
+            self._together(lambda: _reserve(reserved.enter_context(tempfile.TemporaryFile(dir=self._folder)), size))
 
     def _fallback(self) -> fem.Function:
         flux = self._problem.flux
@@ -67,13 +110,23 @@ class Fields:
         return share
 
     def _vtu(self, comm: MPI.Comm, folder: Path) -> Write:
+        self._open.callback(lambda: _check_complete(folder / "fields.pvd") if comm.rank == 0 else None)
         file = self._open.enter_context(io.VTKFile(comm, folder / "fields.pvd", "w"))
-        return lambda fields, load: file.write_function(fields, load)
+        steps = count()
+
+        def write(fields: list[fem.Function], load: float) -> None:
+            file.write_function(fields, load)
+            step = next(steps)
+            _check_complete(folder / f"fields_p{comm.rank}_{step:06}.vtu")
+            if comm.rank == 0:
+                _check_complete(folder / f"fields{step:06}.pvtu")
+
+        return write
 
     def _xdmf(self, comm: MPI.Comm, folder: Path) -> Write:
-        mesh = self._problem.parts.u.function_space.mesh
-        file = self._open.enter_context(io.XDMFFile(comm, folder / "fields.xdmf", "w"))
-        file.write_mesh(mesh)
+        mesh, path = self._problem.parts.u.function_space.mesh, folder / "fields.xdmf"
+        with io.XDMFFile(comm, path, "w") as file:
+            file.write_mesh(mesh)
         shape = self._problem.parts.u.function_space.value_shape
         degree = mesh.ufl_domain().ufl_coordinate_element().degree
         nodal = fem.Function(fem.functionspace(mesh, ("Lagrange", degree, shape)))
@@ -81,8 +134,9 @@ class Fields:
 
         def write(fields: list[fem.Function], load: float) -> None:
             nodal.interpolate(fields[0])
-            for field in (nodal, *fields[1:]):
-                file.write_function(field, load)
+            with io.XDMFFile(comm, path, "a") as file:  # so that there is nothing left to write when the disk is full
+                for field in (nodal, *fields[1:]):
+                    file.write_function(field, load)
 
         return write
 
@@ -155,8 +209,27 @@ class History:
 
     def _append(self, row: dict[str, float]) -> None:
         first = len(self.rows) == 1
-        with open(self._path, "w" if first else "a", newline="", encoding="utf-8") as file:
+        with (
+            written_to(self._path.parent),
+            open(self._path, "w" if first else "a", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, list(row))
             if first:
                 writer.writeheader()
             writer.writerow(row)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.write(bytes(size))
+        file.flush()
+
+
+def _check_complete(path: Path) -> None:
+    """Check that a file of VTK ends as such files do."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 32))
+        if not file.read().rstrip().endswith(b"</VTKFile>"):
+            raise OSError(f"{path.name} is cut off")

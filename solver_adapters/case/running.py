@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,8 +49,8 @@ def step_case(
 ) -> Result:
     """Step a case from load factor 0 to 1 and write fields and history into its folder (collective).
 
-    A step that fails for good, or a signal to one of the ranks, ends the run on all of them; steps that had converged
-    are in the result, and their output is complete.
+    A step that fails for good, a disk that is full, or a signal to one of the ranks ends the run on all of them; steps
+    that had converged are in the result, and their output is complete but for what the disk refused.
 
     Args:
         parts: of the case.
@@ -78,20 +79,20 @@ def step_case(
     start = time.perf_counter()
     try:
         steps = parts.file.case.steps
-        load_steps(
-            problem.solver,
-            parts.apply_load,
-            steps=steps.count,
-            duration=steps.duration,
-            min_step=steps.min_step,
-            predictor=steps.predictor,
-            on_step=keep,
-        )
+        with closing(fields):
+            load_steps(
+                problem.solver,
+                parts.apply_load,
+                steps=steps.count,
+                duration=steps.duration,
+                min_step=steps.min_step,
+                predictor=steps.predictor,
+                on_step=keep,
+            )
     except TwoscaleError as error:
         result.error = error
         result.interrupted = bool(comm.allreduce(int(interrupts.seen)))
     finally:
         result.seconds = time.perf_counter() - start
-        fields.close()
     result.ledger = merged(comm, problem.solver.ledger, *ledgers(problem.closure))
     return result

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mpi4py import MPI
 
@@ -38,11 +39,22 @@ def evaluate_fluxes(
     outcome = np.array([raised is not None, sum(flux.failed for flux in fluxes)], dtype=np.int64)
     comm.Allreduce(MPI.IN_PLACE, outcome)
     if outcome[0]:
-        # On its way through a callback of PETSc an error must not meet a garbage collection that is due: petsc4py's
-        # error handler would run it, Python ≥ 3.12 then drops the error, and the process crashes.
-        gc.collect(0)
-        together(comm, lambda: _raise(raised))
+        with raising_through_petsc():
+            together(comm, lambda: _raise(raised))
     return int(outcome[1])
+
+
+@contextmanager
+def raising_through_petsc() -> Iterator[None]:
+    """For code in a callback of PETSc: what it raises does not meet a garbage collection that is due.
+
+    petsc4py's error handler would run it, Python ≥ 3.12 then drops the error, and the process crashes.
+    """
+    try:
+        yield
+    except Exception:
+        gc.collect(0)
+        raise
 
 
 def measure_magnitudes(fluxes: Sequence[ClosurePoints], comm: MPI.Comm) -> None:

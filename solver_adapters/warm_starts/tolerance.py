@@ -15,6 +15,8 @@ class StartTolerance:
     ‖F(standard)‖, and the divergence tolerance in the ratio of the residuals, until the solve has ended. A convergence
     test that the user has set in Python is left alone.
 
+    Whoever holds releases: a solve that ends by an exception leaves the tolerances as they are.
+
     Args:
         snes: the solver.
     """
@@ -23,13 +25,13 @@ class StartTolerance:
         self._snes = snes
         self._held: tuple[tuple[float, float], tuple[float, float]] | None = None
 
-    def hold(self, at_standard: float, at_guess: float) -> None:
-        """Keep the tolerance of the standard start through the solve that begins."""
+    def hold(self, at_standard: float, at_guess: float, share: float = 1.0) -> None:
+        """Keep the tolerance of the standard start, or that share of it, through the solve that begins."""
         if self._snes.getConvergenceTest() is not None or not np.isfinite(at_standard):
             return
         rtol, atol, _, _ = self._snes.getTolerances()
         divergence = self._snes.getDivergenceTolerance()
-        raised = max(atol, rtol * at_standard)
+        raised = max(atol, share * rtol * at_standard)
         scaled = divergence * at_standard / at_guess if divergence > 0.0 and at_guess > 0.0 else divergence
         self._snes.setTolerances(atol=raised)
         self._snes.setDivergenceTolerance(scaled)
