@@ -187,7 +187,7 @@ class Segment:
         if n * layout.row_values < _WORTH_LENDING or len(free) < layout.slots // 2:
             free.append(number)
             return self.slots[number].rows(0, n).answer(optional)
-        memory = np.ndarray((layout.bytes,), np.uint8, self.memory)
+        memory: NDArray[np.uint8] = np.ndarray((layout.bytes,), np.uint8, self.memory)
         weakref.finalize(memory, free.append, number).atexit = False  # when the last view of it is gone
         return layout.response(memory, number * layout.slot_bytes, n, optional)
 
