@@ -200,7 +200,7 @@ def check_arguments(spec: ClosureSpec, gradient: Array, state: Array | None, hin
     Raises:
         ContractError: naming the array, what was expected and what was got.
     """
-    _check_array("gradient", gradient, (None, spec.k), f"components {', '.join(spec.gradient)}")
+    _check_array("gradient", gradient, (None, len(spec.gradient)), spec.gradient)
     n = gradient.shape[0]
     for name, rows in (("state", state), ("hint", hint)):
         if rows is None and (name == "hint" or spec.state_size == 0):
@@ -220,7 +220,7 @@ def check_response(spec: ClosureSpec, response: Response, n: int) -> None:
     Raises:
         ContractError: naming the array, what was expected and what was got.
     """
-    _check_array("flux", response.flux, (n, spec.m), f"components {', '.join(spec.flux)}")
+    _check_array("flux", response.flux, (n, spec.m), spec.flux)
     _check_array("tangent", response.tangent, (n, spec.m, spec.k), "∂flux/∂gradient")
     _check_array("status", response.status, (n,), "one value per point", np.int8)
     if (response.state is None) != (spec.state_size == 0):
@@ -236,12 +236,18 @@ def check_response(spec: ClosureSpec, response: Response, n: int) -> None:
 
 
 def _check_array(
-    name: str, array: NDArray[Any], shape: tuple[int | None, ...], meaning: str, dtype: type = np.float64
+    name: str,
+    array: NDArray[Any],
+    shape: tuple[int | None, ...],
+    meaning: str | tuple[str, ...],
+    dtype: type = np.float64,
 ) -> None:
+    """Check an array of n rows; ``meaning`` says what these are, or names their components."""
     if not isinstance(array, np.ndarray):
         raise ContractError(f"{name} must be a NumPy array of shape {_in_words(shape)}, got {type(array).__name__}")
-    if array.ndim != len(shape) or any(s is not None and s != a for s, a in zip(shape, array.shape, strict=True)):
-        raise ContractError(f"{name} must have shape {_in_words(shape)} ({meaning}), got {array.shape}")
+    if array.ndim != len(shape) or array.shape[1:] != shape[1:] or shape[0] not in (None, array.shape[0]):
+        what = meaning if isinstance(meaning, str) else f"components {', '.join(meaning)}"
+        raise ContractError(f"{name} must have shape {_in_words(shape)} ({what}), got {array.shape}")
     if array.dtype != dtype:
         raise ContractError(f"{name} must be {dtype.__name__}, got {array.dtype}: convert it with .astype")
     if not array.flags.c_contiguous:

@@ -10,7 +10,7 @@ from coupling.contract import Array, Response, Status, check_arguments, mark_unu
 from coupling.polar import positive_definite
 from surrogates.device_evaluation import SIZES, DeviceEvaluation
 from surrogates.model_card import ModelCard
-from surrogates.potential import Potential, evaluate_chunks
+from surrogates.potential import Potential, fill_chunks
 
 
 class EnergySurrogate:
@@ -64,21 +64,22 @@ class EnergySurrogate:
 
     def evaluate(self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None) -> Response:
         """T (n, k), ∂T/∂U (n, k, k) and Ŵ (n,) at U = ``gradient`` (n, k), Mandel form."""
-        n = check_arguments(self.spec, gradient, state, hint)
+        n, k = check_arguments(self.spec, gradient, state, hint), self.spec.k
+        status = np.empty(n, np.int8)
+        response = Response(np.empty((n, k)), np.empty((n, k, k)), status, uncertainty=np.empty(n), energy=np.empty(n))
+        self.evaluate_into(gradient, response)
+        return response
+
+    def evaluate_into(self, gradient: Array, response: Response) -> None:
+        """Overwrite the arrays of a response, which has all but a state, by those at U = ``gradient`` (n, k)."""
         if self.on_device is not None:
-            answer = _empty_response(n, self.spec.k)
-            self.on_device.evaluate_into([gradient], [answer])
-            return answer
+            self.on_device.evaluate_into([gradient], [response])
+            return
+        assert response.energy is not None and response.uncertainty is not None
         inside = self.card.box.contains(gradient)
         good = inside if self._box_is_admissible and inside.all() else positive_definite(gradient)
         safe = gradient if good.all() else np.where(good[:, None], gradient, self._reference)
-        energy, flux, tangent = evaluate_chunks(self.potential, safe, self.chunk)
-        status = np.where(inside, np.int8(Status.OK), np.int8(Status.OUTSIDE_RANGE))
-        uncertainty = np.where(inside, self.card.errors.flux_max_absolute, np.inf)
-        response = Response(flux, tangent, status, uncertainty=uncertainty, energy=energy)
-        return mark_unusable(response, ~good, Status.INADMISSIBLE)
-
-
-def _empty_response(n: int, k: int) -> Response:
-    status = np.empty(n, np.int8)
-    return Response(np.empty((n, k)), np.empty((n, k, k)), status, uncertainty=np.empty(n), energy=np.empty(n))
+        fill_chunks(self.potential, safe, self.chunk, (response.energy, response.flux, response.tangent))
+        response.status[...] = np.where(inside, np.int8(Status.OK), np.int8(Status.OUTSIDE_RANGE))
+        response.uncertainty[...] = np.where(inside, self.card.errors.flux_max_absolute, np.inf)
+        mark_unusable(response, ~good, Status.INADMISSIBLE)

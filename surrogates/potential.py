@@ -51,13 +51,19 @@ def evaluate_chunks(potential: Potential, U: Array, chunk: int) -> tuple[Array, 
     """Energy (n,), flux (n, k) and tangent (n, k, k) at U (n, k), in chunks of so many points."""
     n, k = U.shape
     results = np.empty(n), np.empty((n, k)), np.empty((n, k, k))
+    fill_chunks(potential, U, chunk, results)
+    return results
+
+
+def fill_chunks(potential: Potential, U: Array, chunk: int, results: tuple[Array, Array, Array]) -> None:
+    """Overwrite arrays by what :func:`evaluate_chunks` returns."""
+    n = len(U)
     if 0 < n <= chunk:
         potential.backend.call(potential.evaluate, U, results)
-        return results
+        return
     for start in range(0, n, chunk):
         part = slice(start, start + chunk)
         potential.backend.call(potential.evaluate, U[part], [array[part] for array in results])
-    return results
 
 
 def check_weights(weights: Mapping[str, Array], shapes: Mapping[str, Sequence[int]]) -> None:

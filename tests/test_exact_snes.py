@@ -1,5 +1,7 @@
 """The exact mode behind plain petsc4py solvers: the classical answer from DMDA grids, with less work, on any ranks."""
 
+from typing import Any
+
 from mpi4py import MPI
 from petsc4py import PETSc
 
@@ -253,7 +255,7 @@ def test_the_solver_is_given_back_as_it_was():
 
 def test_warm_starts_learn_what_was_solved_exactly():
     classical, ours = Steady(Conductor()), Steady(exact(Conductor(), good(Conductor())))
-    found = []
+    found: list[Any] = []
 
     class Watching:
         def predict(self, known):

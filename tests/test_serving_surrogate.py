@@ -226,3 +226,66 @@ def test_collective_outcome(server):
         assert remote.evaluate(probes(LOCAL.spec, 5), None, 1.0).status.tolist() == [0] * 5
         with pytest.raises(ServerError, match="U11"):
             remote.evaluate(np.full((1, 3), 4.0), None, 1.0)
+
+
+# ---- results in shared memory ----------------------------------------------------------------------------------------
+
+
+def test_results_that_are_kept_stay_what_they_are(remote):
+    """More calls than there are slots; whatever is left of a result, if only a view, keeps its memory."""
+    gradients = [probes(LOCAL.spec, 5000, 0.01 * number) for number in range(1, 21)]
+    whole, views = [], []
+    for gradient in gradients:
+        whole.append(remote.evaluate(gradient, None, 1.0))
+        views.append(remote.evaluate(gradient, None, 1.0).tangent[::7, 1])
+    for gradient, answer, view in zip(gradients, whole, views, strict=True):
+        expected = LOCAL.evaluate(gradient, None, 1.0)
+        for name in ("flux", "tangent", "status", "uncertainty", "energy"):
+            np.testing.assert_allclose(getattr(answer, name), getattr(expected, name), rtol=1e-13)
+        np.testing.assert_array_equal(view, answer.tangent[::7, 1])
+
+
+def test_memory_is_used_again_when_nobody_has_it(remote):
+    gradient, memory = probes(LOCAL.spec, 5000), [slot.flux for slot in remote._exchange.link.segment.slots]
+
+    def shared(answer):
+        return any(np.shares_memory(answer.flux, flux) for flux in memory)
+
+    kept = [remote.evaluate(gradient, None, 1.0) for _ in memory]
+    assert {shared(answer) for answer in kept} == {True, False}
+    assert not shared(remote.evaluate(gradient, None, 1.0))
+    kept.clear()
+    assert shared(remote.evaluate(gradient, None, 1.0))
+
+
+def test_results_outlive_surrogate_and_server():
+    with running(NEO_HOOKEAN) as server, server.surrogate() as remote:
+        gradient = probes(LOCAL.spec, 5000)
+        answer = remote.evaluate(gradient, None, 1.0)
+    answer.flux[0] = 7.0
+    np.testing.assert_allclose(answer.flux[1:], LOCAL.evaluate(gradient, None, 1.0).flux[1:], rtol=1e-13, atol=1e-16)
+
+
+@pytest.mark.parametrize("n", [1, 300, 5000])
+def test_a_network_writes_into_the_memory_of_its_clients(n):
+    name, local = f"{MODELS}energy_network", serving_models.energy_network()
+    gradient = probes(local.spec, n, 0.05)
+    gradient[0], gradient[n // 2] = [-1.0, 1.0, 0.0], [2.0, 1.0, 0.0]
+    expected = local.evaluate(gradient, None, 1.0)
+    with running(name) as server, server.surrogate(name) as one, server.surrogate(name) as two:
+        for clients in ([one], [one, two]):
+            tickets = [client.submit(gradient, None, 1.0) for client in clients]
+            for client, ticket in zip(clients, tickets, strict=True):
+                answer = client.collect(ticket)
+                for array in ("flux", "tangent", "status", "uncertainty", "energy"):
+                    np.testing.assert_allclose(getattr(answer, array), getattr(expected, array), rtol=1e-12)
+
+
+def test_a_server_with_much_to_do_is_not_taken_for_one_that_hangs(server):
+    """Two seconds of work in one request, twice as long as the client waits for a sign of life."""
+    with server.surrogate(SLOW, timeout=1.0) as remote:
+        gradient = probes(LOCAL.spec, 6400)
+        np.testing.assert_allclose(
+            remote.evaluate(gradient, None, 1.0).flux, LOCAL.evaluate(gradient, None, 1.0).flux, rtol=1e-13, atol=1e-16
+        )
+        assert "server/losses" not in remote.ledger.counts

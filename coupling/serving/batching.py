@@ -9,7 +9,9 @@ with few points for the batch under way only, and nothing waits while there is w
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Generic, TypeVar
 
 from coupling.serving.evaluation import Part
@@ -76,6 +78,9 @@ class FairQueue(Generic[C]):
     def __bool__(self) -> bool:
         return bool(self._ring)
 
+    def __iter__(self) -> Iterator[Piece[C]]:
+        return chain.from_iterable(self._lines.values())
+
     @property
     def clients(self) -> int:
         """How many of them wait."""
@@ -84,7 +89,7 @@ class FairQueue(Generic[C]):
     @property
     def points(self) -> int:
         """Rows that wait."""
-        return sum(p.left for line in self._lines.values() for p in line)
+        return sum(piece.left for piece in self)
 
     def add(self, piece: Piece[C]) -> None:
         """Put a piece at the end of its client's line."""
@@ -132,4 +137,5 @@ class FairQueue(Generic[C]):
             return
         line.remove(piece)
         if not line:
-            self.drop(piece.client)
+            del self._lines[piece.client]
+            self._ring.remove(piece.client)

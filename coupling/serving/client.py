@@ -122,13 +122,13 @@ class Client:
         self.segment = None
         self.sock.close()
 
-    def finish(self, piece: Piece[Client], code: Code, text: str = "") -> None:
-        """Answer a request and give its slot back."""
+    def answer(self, piece: Piece[Client], code: Code, text: str) -> None:
+        """Answer a request; unless it is still being worked on, its slot is free again."""
         request = piece.request
-        self._busy.discard(request.slot)
+        if code is not Code.WORKING:
+            self._busy.discard(request.slot)
         n, current = request.points, piece.model.current
-        reply = Reply(code, request.sequence, request.slot, n, current, piece.compute_ns, text)
-        self.send(pack_reply(reply))
+        self.send(pack_reply(Reply(code, request.sequence, request.slot, n, current, piece.compute_ns, text)))
 
     def _receive_hello(self) -> None:
         packet, descriptors = receive_with_descriptors(self.sock)

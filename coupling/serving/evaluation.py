@@ -12,7 +12,7 @@ import numpy as np
 from coupling.contract import Array, Closure, ClosureSpec, Response
 from coupling.errors import ContractError
 from coupling.serving.frames import ENERGY, UNCERTAINTY
-from coupling.serving.segment import Slot
+from coupling.serving.segment import SLOT_BYTES, Slot
 
 
 @dataclass(slots=True)
@@ -39,7 +39,12 @@ class Evaluator(Protocol):
 
     @property
     def slot_bytes(self) -> int:
-        """Size of slots that suits it."""
+        """Size of slots that suits it where memory is shared."""
+        ...
+
+    @property
+    def message_bytes(self) -> int:
+        """Size of messages that suits it where it is not: some travel while others are evaluated."""
         ...
 
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
@@ -72,13 +77,22 @@ class OnDevice(Protocol):
         ...
 
 
+@runtime_checkable
+class InPlace(Protocol):
+    """What a closure without state, all of whose responses have uncertainty and energy, can have besides."""
+
+    def evaluate_into(self, gradient: Array, response: Response) -> None:
+        """Overwrite the arrays of the response by those at the gradient (n, k)."""
+        ...
+
+
 class DeviceEvaluator:
     """Has a device read gradients from the slots and write results into them.
 
     What a client writes meanwhile makes no difference: the device has copied its input before it looks at it.
     """
 
-    slot_bytes = 1 << 22
+    slot_bytes = message_bytes = 1 << 22
 
     def __init__(self, spec: ClosureSpec, on_device: OnDevice) -> None:
         self.spec, self.batch, self._on_device = spec, on_device.batch, on_device
@@ -87,8 +101,7 @@ class DeviceEvaluator:
     def evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
         """Hand over the rows."""
         slots = [part.slot.rows(part.start, part.stop) for part in parts]
-        responses = [Response(s.flux, s.tangent, s.status, uncertainty=s.uncertainty, energy=s.energy) for s in slots]
-        self._on_device.evaluate_into([slot.gradient for slot in slots], responses)
+        self._on_device.evaluate_into([slot.gradient for slot in slots], [slot.results for slot in slots])
 
 
 class HostEvaluator:
@@ -96,6 +109,7 @@ class HostEvaluator:
 
     Where memory does not suffice for a batch, it is evaluated in halves, and later ones are no larger than these.
     Inputs are copied before the model sees them: a client that writes into its slot meanwhile deceives nobody's checks.
+    Results of a single part are written where they belong by models that can do that, others are copied.
 
     Args:
         closure: the model.
@@ -103,10 +117,11 @@ class HostEvaluator:
         optional: flags of the optional results that it always has.
     """
 
-    slot_bytes = 1 << 19
+    slot_bytes, message_bytes = SLOT_BYTES, 1 << 19
 
     def __init__(self, closure: Closure, batch: int, optional: int) -> None:
         self.closure, self.spec, self.batch, self._optional = closure, closure.spec, batch, optional
+        self._in_place = closure if isinstance(closure, InPlace) else None
         s = self.spec.state_size
         self._gradient = np.empty((batch, self.spec.k))
         self._state = np.empty((batch, s)) if s else None
@@ -131,25 +146,28 @@ class HostEvaluator:
         return nothing
 
     def _evaluate(self, parts: Sequence[Part], dt: float, hint: bool) -> None:
-        n = 0
-        for part in parts:
-            n = self._gather(part, n, hint)
+        slots, n = [part.slot.rows(part.start, part.stop) for part in parts], 0
+        for slot in slots:
+            n = self._gather(slot, n, hint)
+        if self._in_place is not None and len(slots) == 1:
+            self._in_place.evaluate_into(self._gradient[:n], slots[0].results)
+            return
         state = None if self._state is None else self._state[:n]
         hints = self._hint[:n] if hint and self._hint is not None else None
         response = self.closure.evaluate(self._gradient[:n], state, dt, hints)
         if optional_results(self.spec, response, n) != self._optional:
             raise ContractError("the model states uncertainty or energy at some times and not at others")
         row = 0
-        for part in parts:
-            row = _scatter(response, row, part.slot.rows(part.start, part.stop))
+        for slot in slots:
+            row = _scatter(response, row, slot)
 
-    def _gather(self, part: Part, n: int, hint: bool) -> int:
-        rows, end = part.slot.rows(part.start, part.stop), n + part.stop - part.start
-        self._gradient[n:end] = rows.gradient
-        if self._state is not None and rows.state is not None:
-            self._state[n:end] = rows.state
-        if hint and self._hint is not None and rows.hint is not None:
-            self._hint[n:end] = rows.hint
+    def _gather(self, slot: Slot, n: int, hint: bool) -> int:
+        end = n + len(slot.gradient)
+        self._gradient[n:end] = slot.gradient
+        if self._state is not None and slot.state is not None:
+            self._state[n:end] = slot.state
+        if hint and self._hint is not None and slot.hint is not None:
+            self._hint[n:end] = slot.hint
         return end
 
 

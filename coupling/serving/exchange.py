@@ -33,7 +33,7 @@ class Ticket:
     dt: float
     hint: Array | None
     deadline: int = NEVER
-    todo: deque[Rows] = field(init=False)
+    todo: list[Rows] = field(init=False)
     left: int = field(init=False)
     response: Response | None = None
     compute_ns: int = 0
@@ -42,7 +42,7 @@ class Ticket:
 
     def __post_init__(self) -> None:
         self.left = len(self.gradient)
-        self.todo = deque([(0, self.left)])
+        self.todo = [(0, self.left)]
 
     @property
     def open(self) -> bool:
@@ -61,13 +61,6 @@ class Ticket:
     def seconds_left(self) -> float:
         """Until the deadline; negative where it has passed."""
         return 1e-9 * (self.deadline - time.monotonic_ns())
-
-    def split(self, capacity: int) -> None:
-        """Cut the rows to be sent to the size of a slot."""
-        if self.left > capacity or len(self.todo) > 1:
-            self.todo = deque(
-                (a, min(a + capacity, end)) for begin, end in self.todo for a in range(begin, end, capacity)
-            )
 
 
 class Room(Protocol):
@@ -89,6 +82,10 @@ class Rooms(Protocol):
     @property
     def slots(self) -> Sequence[Room]:
         """All of them."""
+        ...
+
+    def answer(self, number: int, n: int, optional: int, free: list[int]) -> Response:
+        """The results in a room at n points, which is among the free ones when it can be used again."""
         ...
 
 
@@ -142,7 +139,6 @@ class Exchange(Generic[L]):
 
     def add(self, ticket: Ticket) -> None:
         """Send what there is room for, now. Where the server is lost, :meth:`progress` will notice."""
-        ticket.split(self._capacity)
         self._waiting.append(ticket)
         try:
             self._send()
@@ -150,7 +146,7 @@ class Exchange(Generic[L]):
             return
 
     def progress(self, patience: float) -> None:
-        """Wait for one reply, take its results, and use the slot for what waits.
+        """Wait for one reply, take its results, and send what waits.
 
         Args:
             patience: seconds to wait at most; never more than the link's own timeout.
@@ -163,18 +159,14 @@ class Exchange(Generic[L]):
         reply = self.link.reply(patience)
         if reply.sequence not in self._sent:
             raise ServerUnavailableError(f"the server at {self.link.address} answers what was not asked")
+        if reply.code == Code.WORKING:
+            return
         ticket, start, stop = self._sent.pop(reply.sequence)
-        self._free.append(reply.slot)
         self.current = reply.current
         if reply.code == Code.DONE:
             self._read(reply, ticket, start, stop)
-        elif reply.code == Code.EXPIRED:
-            ticket.todo.append((start, stop))
-            self._waiting.append(ticket)
-            raise ServerUnavailableError(f"the server at {self.link.address} did not come to it in time")
         else:
-            ticket.error = _refusal(reply)
-            ticket.todo.clear()
+            self._undone(reply, ticket, (start, stop))
         if self._waiting:
             self._send()
 
@@ -182,7 +174,9 @@ class Exchange(Generic[L]):
         """Wait for all replies, and forget what has not been sent."""
         self._waiting.clear()
         while self._sent:
-            self._sent.pop(self.link.reply().sequence)
+            reply = self.link.reply()
+            if reply.code != Code.WORKING:
+                self._sent.pop(reply.sequence)
 
     def unanswered(self) -> list[Ticket]:
         """All tickets under way, in order, with every row that is not answered among those to be sent."""
@@ -194,21 +188,23 @@ class Exchange(Generic[L]):
         return [ticket for ticket in tickets if ticket.open]
 
     def _send(self) -> None:
-        waiting, free = self._waiting, self._free
-        while waiting and free:
-            ticket = waiting[0]
-            if ticket.todo:
-                self._send_rows(ticket, *ticket.todo.popleft())
+        """Send what waits, as many rows at once as a slot has room for."""
+        while self._waiting and self._free:
+            ticket = self._waiting[0]
+            start, end = ticket.todo.pop()
+            stop = min(end, start + self._capacity)
+            if stop < end:
+                ticket.todo.append((stop, end))
             if not ticket.todo:
-                waiting.popleft()
-
-    def _send_rows(self, ticket: Ticket, start: int, stop: int) -> None:
-        self._sequence += 1
-        slot = self._free.pop()
-        self._sent[self._sequence] = (ticket, start, stop)
-        flags = self._fill(slot, ticket, start, stop)
-        version, dt = self.link.version, ticket.dt
-        self.link.ring(Request(Kind.EVALUATE, self._sequence, slot, stop - start, version, flags, dt, ticket.deadline))
+                self._waiting.popleft()
+            slot, sequence = self._free.pop(), self._sequence
+            self._sequence += 1
+            self._sent[sequence] = (ticket, start, stop)
+            flags = self._fill(slot, ticket, start, stop)
+            version = self.link.version
+            self.link.ring(
+                Request(Kind.EVALUATE, sequence, slot, stop - start, version, flags, ticket.dt, ticket.deadline)
+            )
 
     def _fill(self, number: int, ticket: Ticket, start: int, stop: int) -> int:
         slot = self.link.segment.slots[number].rows(0, stop - start)
@@ -222,16 +218,27 @@ class Exchange(Generic[L]):
         return HINT
 
     def _read(self, reply: Reply, ticket: Ticket, start: int, stop: int) -> None:
-        n = stop - start
-        slot = self.link.segment.slots[reply.slot].rows(0, n)
+        number, n = reply.slot, stop - start
         if n == len(ticket.gradient):
-            ticket.response = slot.answer(self.link.optional)
+            ticket.response = self.link.segment.answer(number, n, self.link.optional, self._free)
         else:
             if ticket.response is None:
                 ticket.response = empty_response(self.link.spec, len(ticket.gradient), self.link.optional)
-            _copy(slot, ticket.response, start, stop)
+            _copy(self.link.segment.slots[number].rows(0, n), ticket.response, start, stop)
+            self._free.append(number)
         ticket.left -= n
         ticket.compute_ns += reply.compute_ns
+
+    def _undone(self, reply: Reply, ticket: Ticket, rows: Rows) -> None:
+        """A request came back without results."""
+        self._free.append(reply.slot)
+        if reply.code == Code.EXPIRED:
+            ticket.todo.append(rows)
+            self._waiting.append(ticket)
+            raise ServerUnavailableError(f"the server at {self.link.address} did not come to it in time")
+        ticket.error = _refusal(reply)
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
 
 
 def empty_response(spec: ClosureSpec, n: int, optional: int) -> Response:

@@ -9,7 +9,8 @@ A connection begins with two exchanges in JSON, one object per packet:
    then holds the initial one.
 
 Then the client rings with a :class:`Request` for every slot it has filled, and the server answers each with a
-:class:`Reply`, whose text says why where the code is not DONE. Requests are numbered; answering one twice does no harm.
+:class:`Reply`, whose text says why where the code is not DONE; while there is much to do, it says now and then that it
+is WORKING on it. Requests are numbered; answering one twice does no harm.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ class Kind(IntEnum):
 
 
 class Code(IntEnum):
-    """How a request ended."""
+    """How a request ended; with WORKING it has not."""
 
     DONE = 0
     MALFORMED = 1
     EXPIRED = 2
     MODEL_FAILED = 3
     NO_SUCH_VERSION = 4
+    WORKING = 5
 
 
 HINT, UNCERTAINTY, ENERGY = 1, 2, 4
@@ -91,7 +93,9 @@ def unpack_request(packet: bytes | memoryview) -> Request | None:
 
 def pack_reply(reply: Reply) -> bytes:
     """The reply as one packet, its text after the fixed part."""
-    return _REPLY.pack(REPLY_MAGIC, *reply[:-1]) + reply.text.encode()[:LONGEST_TEXT]
+    *values, text = reply
+    packet = _REPLY.pack(REPLY_MAGIC, *values)
+    return packet + text.encode()[:LONGEST_TEXT] if text else packet
 
 
 def unpack_reply(packet: bytes | memoryview) -> Reply | None:

@@ -128,7 +128,7 @@ class _Offer:
         what = None
         if version is not None:
             evaluator = version.evaluator
-            layout = Layout.fitting(evaluator.spec, slot_bytes=evaluator.slot_bytes)
+            layout = Layout.fitting(evaluator.spec, slot_bytes=evaluator.message_bytes)
             what = evaluator.spec, layout, version.optional, version.initial_state
         self.spec: ClosureSpec
         self.layout: Layout

@@ -39,6 +39,8 @@ class RemoteSurrogate:
     there is none, ``evaluate`` raises, and :class:`coupling.AcceleratedClosure` has the fine scale serve the points.
     With a ``deadline`` all of this, the local copy's work excepted, takes no longer than that: a server that hangs or
     has too much to do is left for the local copy, and drops the requests whose time is over.
+    Arrays of many points that it returns lie in the memory that it shares with the server, and are the caller's as long
+    as anyone has them; where much is kept, what follows is copied.
     All of this is local to a rank: the server and a local copy compute the same numbers up to round-off, so ranks need
     not take the same way. Where they have to (a fine scale that communicates), use
     :class:`coupling.serving.CollectiveSurrogate`.

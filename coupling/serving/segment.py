@@ -4,19 +4,25 @@ The client creates the memory (``memfd_create``), fixes its size for ever (seals
 server checks seals and size before it maps it, so that no access can fail later. Nothing in it says how long anything
 is: sizes travel over the socket and are checked there.
 
+Results can be lent: the caller gets the arrays in the slot, which is not used again before nobody has them any more.
+
 A symmetric tangent travels in full: in shared memory packing costs more than the bytes it saves.
 """
 
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import stat
+import weakref
 from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coupling.contract import Array, ClosureSpec, Response, StatusArray
 from coupling.errors import ServerRefusedError
@@ -25,12 +31,14 @@ from coupling.serving.frames import ENERGY, UNCERTAINTY
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 MOST_SLOTS = 64
 MOST_BYTES = 1 << 30
-_SLOT_BYTES = 1 << 19
+SLOT_BYTES = 1 << 23
 _LINE, _PAGE = 64, mmap.PAGESIZE
-_MOST_VIEWS = 8
-_INPUTS = 3
+_MOST_VIEWS = 32
+_WORTH_LENDING = 1 << 15
+"""Numbers in a slot from which on results are lent: fewer are copied in less time."""
 
 Rows: TypeAlias = tuple[int, int]
+Memory: TypeAlias = mmap.mmap | bytearray | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +68,11 @@ class Slot:
             self._views[start, stop] = views
         return views
 
+    @cached_property
+    def results(self) -> Response:
+        """All results."""
+        return Response(self.flux, self.tangent, self.status, self.new_state, self.uncertainty, self.energy)
+
     def answer(self, optional: int) -> Response:
         """A copy of the results, with those of the optional ones that the flags name."""
         return Response(
@@ -72,6 +85,7 @@ class Slot:
         )
 
 
+_INPUTS = ("gradient", "state", "hint")
 _ARRAYS = tuple(f.name for f in fields(Slot) if not f.name.startswith("_"))
 
 
@@ -86,8 +100,8 @@ class Layout:
     capacity: int
 
     @classmethod
-    def fitting(cls, spec: ClosureSpec, slots: int = 8, slot_bytes: int = _SLOT_BYTES) -> Layout:
-        """Slots of half a MiB or so: small enough for a cache, large enough to hide the doorbell."""
+    def fitting(cls, spec: ClosureSpec, slots: int = 8, slot_bytes: int = SLOT_BYTES) -> Layout:
+        """Slots that hold all points of a call, as a rule; what is not used of them takes no memory."""
         row = 8 * cls(spec.k, spec.m, spec.state_size, 1, 1).row_values
         capacity = 1 << max(6, (slot_bytes // row).bit_length() - 1)
         return cls(spec.k, spec.m, spec.state_size, slots, capacity)
@@ -100,12 +114,12 @@ class Layout:
     @property
     def input_bytes(self) -> int:
         """Bytes of what a client fills in: the first part of a slot."""
-        return sum(aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()[:_INPUTS])
+        return self._places["flux"][0]
 
     @property
     def used_bytes(self) -> int:
         """Bytes of all arrays of a slot."""
-        return sum(aligned(8 * self.capacity * width, _LINE) for _, width in self._fields()) + self.capacity
+        return self._places["status"][0] + self.capacity
 
     @property
     def slot_bytes(self) -> int:
@@ -117,33 +131,44 @@ class Layout:
         """Bytes of the segment."""
         return self.slots * self.slot_bytes
 
-    def _fields(self) -> list[tuple[str, int]]:
-        s = self.state_size
-        return [
-            ("gradient", self.k),
-            ("state", s),
-            ("hint", s),
-            ("flux", self.m),
-            ("tangent", self.m * self.k),
-            ("uncertainty", 1),
-            ("energy", 1),
-            ("new_state", s),
-        ]
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Where in a slot each array begins, and the shape of its rows."""
+        s, offset, places = self.state_size, 0, dict[str, tuple[int, tuple[int, ...]]]()
+        inputs = {"gradient": (self.k,), "state": (s,), "hint": (s,)}
+        results = {"flux": (self.m,), "tangent": (self.m, self.k), "uncertainty": (), "energy": (), "new_state": (s,)}
+        for name, shape in (inputs | results).items():
+            places[name] = offset, shape
+            offset += aligned(8 * self.capacity * math.prod(shape), _LINE)
+        return places | {"status": (offset, ())}
 
     def views(self, memory: mmap.mmap) -> list[Slot]:
         """The arrays of all slots."""
         return [self.slot(memory, index * self.slot_bytes) for index in range(self.slots)]
 
-    def slot(self, memory: mmap.mmap | bytearray, offset: int, gap: int = 0) -> Slot:
+    def slot(self, memory: Memory, offset: int, gap: int = 0) -> Slot:
         """The arrays of a slot at that offset, with so many bytes left free before those of the results."""
-        n, arrays = self.capacity, dict[str, Any]()
-        shapes = {"tangent": (n, self.m, self.k), "uncertainty": (n,), "energy": (n,)}
-        for number, (name, width) in enumerate(self._fields()):
-            offset += gap * (number == _INPUTS)
-            shape = shapes.get(name, (n, width))
-            arrays[name] = np.ndarray(shape, np.float64, memory, offset) if width else None
-            offset += aligned(8 * n * width, _LINE)
-        return Slot(**arrays, status=np.ndarray((n,), np.int8, memory, offset))
+        array = partial(self._array, memory, rows=self.capacity)
+        inputs = {name: array(name, offset) for name in _INPUTS}
+        return Slot(**inputs, **{name: array(name, offset + gap) for name in _ARRAYS if name not in _INPUTS})
+
+    def response(self, memory: Memory, offset: int, n: int, optional: int) -> Response:
+        """The results at the first n points of a slot, with those of the optional ones that the flags name."""
+        array = partial(self._array, memory, offset=offset, rows=n)
+        return Response(
+            array("flux"),
+            array("tangent"),
+            array("status"),
+            array("new_state"),
+            array("uncertainty") if optional & UNCERTAINTY else None,
+            array("energy") if optional & ENERGY else None,
+        )
+
+    def _array(self, memory: Memory, name: str, offset: int, rows: int) -> Any:
+        start, shape = self._places[name]
+        if 0 in shape:
+            return None
+        return np.ndarray((rows, *shape), np.int8 if name == "status" else np.float64, memory, offset + start)
 
 
 class Segment:
@@ -152,6 +177,19 @@ class Segment:
     def __init__(self, layout: Layout, descriptor: int) -> None:
         self.layout, self.memory = layout, mmap.mmap(descriptor, layout.bytes)
         self.slots = layout.views(self.memory)
+
+    def answer(self, number: int, n: int, optional: int, free: list[int]) -> Response:
+        """The results in a slot at n points, which is among the free ones when it can be used again.
+
+        Many are lent as long as half of the slots are free, others are copied.
+        """
+        layout = self.layout
+        if n * layout.row_values < _WORTH_LENDING or len(free) < layout.slots // 2:
+            free.append(number)
+            return self.slots[number].rows(0, n).answer(optional)
+        memory: NDArray[np.uint8] = np.ndarray((layout.bytes,), np.uint8, self.memory)
+        weakref.finalize(memory, free.append, number).atexit = False  # when the last view of it is gone
+        return layout.response(memory, number * layout.slot_bytes, n, optional)
 
 
 def create(layout: Layout) -> tuple[Segment, int]:

@@ -22,6 +22,8 @@ from coupling.serving.work import Work
 
 MOST_CLIENTS = 1024
 _LONGEST_LINGER = 1e-4
+_PATIENCE_NS = 500_000_000
+"""How long a request waits without a word while there is other work."""
 
 
 class Server:
@@ -52,6 +54,8 @@ class Server:
         self._stopping = False
         self._last_client = time.monotonic()
         self._linger_end = 0.0
+        self._reassured = 0
+        self.enqueue = self.queue.add
 
     def run(self) -> None:
         """Serve until told to stop, or until there has been no client for the time that the settings allow."""
@@ -65,12 +69,21 @@ class Server:
             else:
                 self._alive[0] = 0
                 events = self._poll.poll(patience)
-            self._alive[0] = time.monotonic_ns()
+            self._alive[0] = now = time.monotonic_ns()
             for descriptor, _ in events:
                 self._attend(descriptor)
-            if self.queue and not self._linger():
+            if self.queue and not (self.settings.linger and self._linger()):
                 self._work.next_batch()
+                if now - self._reassured > _PATIENCE_NS:
+                    self._reassure(now)
         self._loader.close()
+
+    def _reassure(self, now: int) -> None:
+        """Tell those who have been waiting for long that this is no server that hangs."""
+        self._reassured = now
+        for piece in list(self.queue):
+            if now - piece.arrived > _PATIENCE_NS:
+                self._answer(piece, Code.WORKING, "")
 
     def stop(self) -> None:
         """End :meth:`run` after the batch in progress."""
@@ -93,7 +106,7 @@ class Server:
 
     def _linger(self) -> bool:
         """Wait a moment for clients that are likely to ask; whether there is something of theirs to attend to."""
-        if not self.settings.linger or self.queue.clients >= self.attached:
+        if self.queue.clients >= self.attached:
             return False
         now = time.monotonic()
         if self._linger_end < now - _LONGEST_LINGER:  # that was for an earlier batch
@@ -159,12 +172,8 @@ class Server:
         """Answer the first message of a client."""
         self._reception.receive(client, message)
 
-    def enqueue(self, piece: Piece[Client]) -> None:
-        """Take a request."""
-        self.queue.add(piece)
-
     def _answer(self, piece: Piece[Client], code: Code, text: str) -> None:
         try:
-            piece.client.finish(piece, code, text)
+            piece.client.answer(piece, code, text)
         except Gone:
             self._leave(piece.client)

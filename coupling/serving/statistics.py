@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ class Statistics:
         self.requests = self.points = self.batches = self.failed = self.expired = 0
         self.compute_ns = 0
         self.sizes = [0] * 32
-        self._latencies = np.zeros(_KEPT)
+        self._latencies: deque[int] = deque(maxlen=_KEPT)
 
     def batch(self, points: int, compute_ns: int) -> None:
         """Enter one call of the model."""
@@ -28,13 +29,13 @@ class Statistics:
 
     def request(self, latency_ns: int) -> None:
         """Enter one answered request."""
-        self._latencies[self.requests % _KEPT] = latency_ns
+        self._latencies.append(latency_ns)
         self.requests += 1
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON; latencies in seconds."""
-        kept = self._latencies[: min(self.requests, _KEPT)]
-        values = np.percentile(kept, _QUANTILES) * 1e-9 if kept.size else np.zeros(len(_QUANTILES))
+        kept = self._latencies
+        values = np.percentile(kept, _QUANTILES) * 1e-9 if kept else np.zeros(len(_QUANTILES))
         return {
             "requests": self.requests,
             "points": self.points,

@@ -73,7 +73,7 @@ class Layout:
     per_server: int
     per_node: int
     cores: int | None = None
-    slot: int = 2048
+    slot: int = 32_768
     slots: int = 8
 
 
