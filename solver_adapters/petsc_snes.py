@@ -38,6 +38,7 @@ from coupling.guarded_predictor import GuardedPredictor
 from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from coupling.predictors import create_predictor
+from solver_adapters.warm_starts.borrowed import Borrowed
 from solver_adapters.warm_starts.end_of_solve import AtEnd, at_end, set_at_end
 from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess, set_guess
 from solver_adapters.warm_starts.options import TYPES, WarmStartOptions
@@ -108,7 +109,8 @@ class WarmStart:
     ) -> None:
         if np.issubdtype(PETSc.ScalarType, np.complexfloating):
             raise ContractError("warm starts are for real numbers, this PETSc was built with complex ones")
-        self._snes, self._ts, self._parameter, self.ledger = snes, ts, parameter, ledger
+        self._snes, self._ts = Borrowed(snes), None if ts is None else Borrowed(ts)
+        self._parameter, self.ledger = parameter, ledger
         self._comm = snes.getComm().tompi4py()
         self.options = WarmStartOptions.read(snes.getOptionsPrefix())
         self.type, self.predictor = self._chosen(predictor)
@@ -117,7 +119,7 @@ class WarmStart:
             if self.predictor is None
             else GuardedPredictor(self.predictor, comm=self._comm, ledger=ledger, name="snes")
         )
-        self._tolerance = StartTolerance(snes)
+        self._tolerance = StartTolerance(self._snes)
         self._residual: TrialResidual | None = None
         self._solves = 0
         self._known: Array = np.zeros(1)
@@ -130,12 +132,14 @@ class WarmStart:
         set_at_end(snes, self._end)
 
     def remove(self) -> None:
-        """Give the SNES back as it was found: its initial guess and tolerances (collective)."""
-        self._release()
-        if self._is_installed():
-            set_guess(self._theirs, self._snes)
-        if at_end(self._snes) == self._end:
-            set_at_end(self._snes, self._their_end)
+        """Give the SNES back as it was found, if it still exists: its initial guess and tolerances (collective)."""
+        if self._snes.exists:
+            self._release()
+            snes = self._snes()
+            if _function_of(snes.getInitialGuess()) == self._start:
+                set_guess(self._theirs, snes)
+            if at_end(snes) == self._end:
+                set_at_end(snes, self._their_end)
         if self._residual is not None:
             self._residual.destroy()
             self._residual = None
@@ -150,8 +154,9 @@ class WarmStart:
 
     def view(self, viewer: PETSc.Viewer | None = None) -> None:
         """Print type, parameter and counts, in the manner of ``-snes_view`` (collective)."""
-        viewer = PETSc.Viewer.STDOUT(self._snes.getComm()) if viewer is None else viewer
-        prefix = self._snes.getOptionsPrefix()
+        snes = self._snes()
+        viewer = PETSc.Viewer.STDOUT(snes.getComm()) if viewer is None else viewer
+        prefix = snes.getOptionsPrefix()
         given = "time of the TS" if self._ts is not None else "given" if self._parameter else "number of the solve"
         counts = self.ledger.counts
         viewer.printfASCII(f"Warm start of SNES Object:{f' ({prefix})' if prefix else ''}\n")
@@ -188,10 +193,11 @@ class WarmStart:
         if self._guarded is None:
             return
         if self._ts is not None:
-            self._guarded.learn(np.array([self._ts.getTime()]), owned(self._ts.getSolution()))
+            ts = self._ts()
+            self._guarded.learn(np.array([ts.getTime()]), owned(ts.getSolution()))
         self._known = self._parameters()
         if self._residual is None:
-            self._residual = TrialResidual(snes, x.duplicate(), self._comm)
+            self._residual = TrialResidual(self._snes, x.duplicate(), self._comm)
         self._residual.norms.clear()
         with trials(snes) as share:
             start, self.used = self._guarded.start(self._known, self._standard, self._residual)
@@ -205,8 +211,8 @@ class WarmStart:
 
     def _end(self) -> None:
         """The solve has ended."""
-        self._suspended, raised = True, False
-        if self.used and self._snes.getConvergedReason() < 0:
+        self._suspended, raised, snes = True, False, self._snes()
+        if self.used and snes.getConvergedReason() < 0:
             raised = not self._repeated()
         self._release()
         if self._their_end is not None:
@@ -214,8 +220,8 @@ class WarmStart:
         self._suspended = False
         if raised:  # what it was cannot be raised from here: let PETSc raise an error in its place
             self._hold_strictness(True)
-        if self._snes.getConvergedReason() > 0 and self._guarded is not None and self._ts is None:
-            self._guarded.learn(self._known, owned(self._snes.getSolution()))
+        if snes.getConvergedReason() > 0 and self._guarded is not None and self._ts is None:
+            self._guarded.learn(self._known, owned(snes.getSolution()))
             self._solves += 1
         if self.options.view:
             self.view()
@@ -224,30 +230,32 @@ class WarmStart:
         """Solve again, from the standard start; False where a function of the user raised."""
         self._count("guesses failed")
         self._tolerance.release()
-        x, reason = self._snes.getSolution(), self._snes.getConvergedReason()
+        snes = self._snes()
+        x, reason = snes.getSolution(), snes.getConvergedReason()
         set_owned(x, self._standard)
         try:
-            self._snes.solve(self._snes.getRhs() or None, x)
+            snes.solve(snes.getRhs() or None, x)
         except Exception:
             traceback.print_exc()
-            self._snes.setConvergedReason(reason)
+            snes.setConvergedReason(reason)
             return False
         return True
 
     def _hold_strictness(self, strict: bool) -> None:
-        self._strict = self._snes.getErrorIfNotConverged()
-        self._snes.setErrorIfNotConverged(strict)
+        snes = self._snes()
+        self._strict = snes.getErrorIfNotConverged()
+        snes.setErrorIfNotConverged(strict)
 
     def _release(self) -> None:
         """Give the SNES its tolerances and its strictness back."""
         self._tolerance.release()
         if self._strict is not None:
-            self._snes.setErrorIfNotConverged(self._strict)
+            self._snes().setErrorIfNotConverged(self._strict)
             self._strict = None
 
     def _parameters(self) -> Array:
         if self._ts is not None:
-            return np.array([time_of_unknown(self._ts)])
+            return np.array([time_of_unknown(self._ts())])
         return np.atleast_1d(np.array(self._parameter() if self._parameter else self._solves, dtype=np.float64))
 
     def _tell(self) -> None:
@@ -255,14 +263,15 @@ class WarmStart:
         assert self._residual is not None
         norms = self._residual.norms
         told = f"|F| {norms[0]:.6e}, at the guess {norms[1]:.6e}" if len(norms) == 2 else "no guess"
-        tabs = "  " * (self._snes.getTabLevel() + 1)
+        snes = self._snes()
+        tabs = "  " * (snes.getTabLevel() + 1)
         start = "guess" if self.used else "standard"
-        PETSc.Sys.Print(f"{tabs}warm start ({self.type}) at {where}: {told}: {start}", comm=self._snes.getComm())
-
-    def _is_installed(self) -> bool:
-        present = self._snes.getInitialGuess()
-        return present is not None and present[0] == self._start
+        PETSc.Sys.Print(f"{tabs}warm start ({self.type}) at {where}: {told}: {start}", comm=snes.getComm())
 
     def _count(self, what: str) -> None:
         if self._comm.rank == 0:
             self.ledger.count(f"snes/{what}")
+
+
+def _function_of(guess: InitialGuess) -> Callable[..., None] | None:
+    return None if guess is None else guess[0]

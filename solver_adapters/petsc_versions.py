@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ctypes import CDLL, CFUNCTYPE, byref, c_int, c_void_p
+from ctypes import CDLL, CFUNCTYPE, PYFUNCTYPE, byref, c_char_p, c_int, c_void_p, py_object, pythonapi
+from functools import cache
+from typing import Any
 
 from petsc4py import PETSc
 
@@ -32,3 +34,18 @@ def set_reason_view(snes: PETSc.SNES, view: Callable[..., int]) -> None:
     function.argtypes = [c_void_p, ReasonView, c_void_p, c_void_p]
     if code := function(snes.handle, view, None, None):
         raise PETSc.Error(code)
+
+
+def wrapper(kind: str, handle: int) -> Any:
+    """A new petsc4py object of a kind, such as "SNES", for a PETSc object at an address that exists."""
+    return _new(kind)(handle)
+
+
+@cache
+def _new(kind: str) -> Callable[[int], Any]:
+    """PyPetscSNES_New and the like, which petsc4py gives to C only."""
+    capsule = PETSc.__pyx_capi__[f"PyPetsc{kind}_New"]
+    name, pointer = pythonapi.PyCapsule_GetName, pythonapi.PyCapsule_GetPointer
+    name.argtypes, name.restype = [py_object], c_char_p
+    pointer.argtypes, pointer.restype = [py_object, c_char_p], c_void_p
+    return PYFUNCTYPE(py_object, c_void_p)(pointer(capsule, name(capsule)))

@@ -1,5 +1,8 @@
 """Warm starts of SNES and TS in plain petsc4py: the same answers with less work, whatever the predictor says."""
 
+import gc
+import weakref
+
 from mpi4py import MPI
 from petsc4py import PETSc
 
@@ -8,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coupling import ContractError
+from coupling import ContractError, Ledger
 from coupling.contract import Status
 from coupling.guess import Guess
+from coupling.predictors import create_predictor
 from solver_adapters.petsc_snes import warm_start
 from solver_adapters.warm_starts.vectors import owned, set_owned
 from tests.petsc_problems import Bratu, Diffusion
@@ -566,3 +570,31 @@ def test_an_unknown_type_on_the_command_line_is_named():
             warm_start(Bratu(comm, "y_").snes)
     finally:
         PETSc.Options().delValue("y_warmstart_type")
+
+
+@pytest.mark.mpi
+def test_a_warm_start_nobody_holds_stays_as_long_as_its_solver():
+    """The SNES of a TS is held by PETSc alone, which Python's garbage collector does not know."""
+    problem, ledger, predictor = Diffusion(comm, "beuler", "g_"), Ledger(), create_predictor("linear", comm=comm)
+    warm_start(problem.ts, predictor, ledger=ledger)
+    gone = weakref.ref(predictor)
+    del predictor
+    gc.collect()
+    assert gone() is not None
+    problem.run()
+    assert comm.rank > 0 or ledger.counts["snes/guesses used"] > 3
+    problem.ts.destroy()
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.mpi
+def test_a_handle_may_outlive_its_solver():
+    problem = Bratu(comm, "o_")
+    handle = warm_start(problem.snes, "tangent")
+    problem.sweep(LOADS[:3])
+    problem.snes.destroy()
+    gc.collect()
+    handle.remove()
+    with pytest.raises(ContractError, match="has been destroyed"):
+        handle.view()

@@ -11,6 +11,7 @@ import numpy as np
 from coupling.contract import Array, Status
 from coupling.guess import Guess
 from coupling.predictors.snapshots import Snapshots
+from solver_adapters.warm_starts.borrowed import Borrowed
 from solver_adapters.warm_starts.vectors import owned, set_owned
 
 
@@ -33,7 +34,7 @@ class ProjectionPredictor:
         iterations: most Gauss–Newton iterations.
     """
 
-    def __init__(self, snes: PETSc.SNES, *, comm: Any, rank: int = 8, window: int = 24, iterations: int = 4) -> None:
+    def __init__(self, snes: Borrowed, *, comm: Any, rank: int = 8, window: int = 24, iterations: int = 4) -> None:
         self.rank, self.iterations = rank, iterations
         self._snes, self._comm = snes, comm
         self._snapshots = Snapshots(window, comm)
@@ -41,17 +42,18 @@ class ProjectionPredictor:
 
     def predict(self, known: Array) -> Guess:
         """The projected state; none before two solutions are known (collective)."""
-        if len(self._snapshots) < 2 or self._snes.getConvergedReason() <= 0:
+        snes = self._snes()
+        if len(self._snapshots) < 2 or snes.getConvergedReason() <= 0:
             return Guess.none(1, 0)
-        x = self._snes.getSolution()
+        x, J = snes.getSolution(), snes.getJacobian()[0]
         y, f = self._work = self._work or (x.duplicate(), x.duplicate())
         U = self._snapshots.directions(self._snapshots.coordinates(self.rank))
-        JU = np.stack([self._product(direction, y, f) for direction in U.T], axis=1)
+        JU = np.stack([_product(J, direction, y, f) for direction in U.T], axis=1)
         inverse = np.linalg.pinv(self._comm.allreduce(JU.T @ JU), rcond=1e-12, hermitian=True)
         best, lowest, state = owned(x), np.inf, owned(x)
         for _ in range(self.iterations + 1):
             set_owned(y, state)
-            self._snes.computeFunction(y, f)
+            snes.computeFunction(y, f)
             norm = f.norm()
             if not norm < lowest:
                 break
@@ -63,7 +65,8 @@ class ProjectionPredictor:
         """Learn the solution ``found`` (1, N)."""
         self._snapshots.add(known[0], found[0])
 
-    def _product(self, direction: Array, y: PETSc.Vec, f: PETSc.Vec) -> Array:
-        set_owned(y, direction)
-        self._snes.getJacobian()[0].mult(y, f)
-        return owned(f)
+
+def _product(J: PETSc.Mat, direction: Array, y: PETSc.Vec, f: PETSc.Vec) -> Array:
+    set_owned(y, direction)
+    J.mult(y, f)
+    return owned(f)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from petsc4py import PETSc
-
 import numpy as np
 
 from coupling.contract import Array, Status
 from coupling.guess import Guess
+from solver_adapters.warm_starts.borrowed import Borrowed
 from solver_adapters.warm_starts.vectors import owned
 
 
@@ -25,22 +24,23 @@ class TangentPredictor:
         snes: the solver, inside whose solves it is asked.
     """
 
-    def __init__(self, snes: PETSc.SNES) -> None:
+    def __init__(self, snes: Borrowed) -> None:
         self._snes = snes
         self._ready = False
         self._work: Any = None
 
     def predict(self, known: Array) -> Guess:
         """The predicted state; none before the first Newton iteration, or where the linear solve fails (collective)."""
-        self._ready = self._ready or (self._snes.getConvergedReason() > 0 and self._snes.getIterationNumber() > 0)
+        snes = self._snes()
+        self._ready = self._ready or (snes.getConvergedReason() > 0 and snes.getIterationNumber() > 0)
         if not self._ready:
             return Guess.none(1, 0)
-        x = self._snes.getSolution()
+        x = snes.getSolution()
         r, d = self._work = self._work or (x.duplicate(), x.duplicate())
-        self._snes.computeFunction(x, r)
+        snes.computeFunction(x, r)
         d.set(0.0)
-        self._snes.ksp.solve(r, d)
-        if self._snes.ksp.getConvergedReason() < 0:
+        snes.ksp.solve(r, d)
+        if snes.ksp.getConvergedReason() < 0:
             return Guess.none(1, 0)
         return Guess((owned(x) - owned(d))[None], np.array([Status.OK], dtype=np.int8))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from petsc4py import PETSc
-
 import numpy as np
+
+from solver_adapters.warm_starts.borrowed import Borrowed
 
 
 class StartTolerance:
@@ -21,20 +21,21 @@ class StartTolerance:
         snes: the solver.
     """
 
-    def __init__(self, snes: PETSc.SNES) -> None:
+    def __init__(self, snes: Borrowed) -> None:
         self._snes = snes
         self._held: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     def hold(self, at_standard: float, at_guess: float, share: float = 1.0) -> None:
         """Keep the tolerance of the standard start, or that share of it, through the solve that begins."""
-        if self._snes.getConvergenceTest() is not None or not np.isfinite(at_standard):
+        snes = self._snes()
+        if snes.getConvergenceTest() is not None or not np.isfinite(at_standard):
             return
-        rtol, atol, _, _ = self._snes.getTolerances()
-        divergence = self._snes.getDivergenceTolerance()
+        rtol, atol, _, _ = snes.getTolerances()
+        divergence = snes.getDivergenceTolerance()
         raised = max(atol, share * rtol * at_standard)
         scaled = divergence * at_standard / at_guess if divergence > 0.0 and at_guess > 0.0 else divergence
-        self._snes.setTolerances(atol=raised)
-        self._snes.setDivergenceTolerance(scaled)
+        snes.setTolerances(atol=raised)
+        snes.setDivergenceTolerance(scaled)
         self._held = ((atol, raised), (divergence, scaled))
 
     def release(self) -> None:
@@ -42,8 +43,8 @@ class StartTolerance:
         if self._held is None:
             return
         (atol, raised), (divergence, scaled) = self._held
-        self._held = None
-        if self._snes.getTolerances()[1] == raised:
-            self._snes.setTolerances(atol=atol)
-        if self._snes.getDivergenceTolerance() == scaled:
-            self._snes.setDivergenceTolerance(divergence)
+        self._held, snes = None, self._snes()
+        if snes.getTolerances()[1] == raised:
+            snes.setTolerances(atol=atol)
+        if snes.getDivergenceTolerance() == scaled:
+            snes.setDivergenceTolerance(divergence)

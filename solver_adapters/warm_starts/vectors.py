@@ -9,6 +9,7 @@ from petsc4py import PETSc
 import numpy as np
 
 from coupling.contract import Array
+from solver_adapters.warm_starts.borrowed import Borrowed
 
 
 def owned(x: PETSc.Vec) -> Array:
@@ -46,7 +47,7 @@ class TrialResidual:
         comm: the solver's communicator.
     """
 
-    def __init__(self, snes: PETSc.SNES, like: PETSc.Vec, comm: Any) -> None:
+    def __init__(self, snes: Borrowed, like: PETSc.Vec, comm: Any) -> None:
         self._snes, self._like, self._comm = snes, like, comm
         self._vectors: tuple[PETSc.Vec, PETSc.Vec] | None = None
         self.norms: list[float] = []
@@ -57,7 +58,7 @@ class TrialResidual:
         set_owned(y, values)
         failed = False
         try:
-            self._snes.computeFunction(y, r)
+            self._snes().computeFunction(y, r)
         except Exception:  # inadmissible for the user's function, in whichever way it says so
             failed = True
         if self._comm.allreduce(failed):
