@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -16,6 +19,7 @@ from tests import serving_models
 from tests.serving_processes import MODELS, NEO_HOOKEAN, SLOW, running
 
 pytestmark = pytest.mark.timeout(60)
+forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 LOCAL = serving_models.neo_hookean()
 
 
@@ -289,3 +293,34 @@ def test_a_server_with_much_to_do_is_not_taken_for_one_that_hangs(server):
             remote.evaluate(gradient, None, 1.0).flux, LOCAL.evaluate(gradient, None, 1.0).flux, rtol=1e-13, atol=1e-16
         )
         assert "server/losses" not in remote.ledger.counts
+
+
+# ---- processes that fork ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def in_a_child(action):
+    """Whether the action is true in a child of this process, which does it beside the block."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = 0 if action() else 2
+        finally:
+            os._exit(code)
+    yield
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@forks
+def test_results_stay_what_they_are_in_a_child(remote):
+    """The parent has dropped them, and asks for others."""
+    kept = [remote.evaluate(probes(LOCAL.spec, 5000), None, 1.0)]
+    expected, (dropped, drop) = kept[0].flux.copy(), os.pipe()
+    with in_a_child(lambda: os.read(dropped, 1) and np.array_equal(kept[0].flux, expected)):
+        kept.clear()
+        for _ in range(10):
+            remote.evaluate(probes(LOCAL.spec, 5000, 0.05), None, 1.0)
+        os.write(drop, b"!")
+    for end in (dropped, drop):
+        os.close(end)

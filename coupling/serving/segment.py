@@ -4,7 +4,8 @@ The client creates the memory (``memfd_create``), fixes its size for ever (seals
 server checks seals and size before it maps it, so that no access can fail later. Nothing in it says how long anything
 is: sizes travel over the socket and are checked there.
 
-Results can be lent: the caller gets the arrays in the slot, which is not used again before nobody has them any more.
+Results can be lent: the caller gets the arrays in the slot, which is not used again before nobody has them any more. A
+process that forks may not know when that is: slots that are lent then are not used again.
 
 A symmetric tangent travels in full: in shared memory packing costs more than the bytes it saves.
 """
@@ -171,6 +172,24 @@ class Layout:
         return np.ndarray((rows, *shape), np.int8 if name == "status" else np.float64, memory, offset + start)
 
 
+_forks = 0
+"""How often this process has forked, or its ancestors."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(before=_count_fork)
+
+
+def _give_back(number: int, free: list[int], forks: int) -> None:
+    """A slot is free again, unless a child of this process may have what lies in it."""
+    if forks == _forks:
+        free.append(number)
+
+
 class Segment:
     """A mapped segment; the memory is released when the last array of it is gone."""
 
@@ -188,7 +207,7 @@ class Segment:
             free.append(number)
             return self.slots[number].rows(0, n).answer(optional)
         memory: NDArray[np.uint8] = np.ndarray((layout.bytes,), np.uint8, self.memory)
-        weakref.finalize(memory, free.append, number).atexit = False  # when the last view of it is gone
+        weakref.finalize(memory, _give_back, number, free, _forks).atexit = False  # when the last view of it is gone
         return layout.response(memory, number * layout.slot_bytes, n, optional)
 
 
