@@ -295,6 +295,18 @@ def test_a_server_with_much_to_do_is_not_taken_for_one_that_hangs(server):
         assert "server/losses" not in remote.ledger.counts
 
 
+def test_what_is_refused_gives_back_its_own_slot_alone(remote):
+    """The server names no slot where it says no; the first one is lent."""
+    kept = remote.evaluate(probes(LOCAL.spec, 5000), None, 1.0)
+    expected, link = kept.flux.copy(), remote._exchange.link
+    link.version = 9
+    with pytest.raises(ServerRefusedError, match="this client has version 1, not 9"):
+        remote.evaluate(probes(LOCAL.spec, 5000, 0.05), None, 1.0)
+    link.version = 1
+    remote.evaluate(probes(LOCAL.spec, 5000, 0.05), None, 1.0)
+    np.testing.assert_array_equal(kept.flux, expected)
+
+
 # ---- processes that fork ---------------------------------------------------------------------------------------------
 
 

@@ -129,7 +129,7 @@ class Exchange(Generic[L]):
         self._sequence = 0
         self._free = list(range(link.segment.layout.slots))[::-1]
         self._capacity = link.segment.layout.capacity
-        self._sent: dict[int, tuple[Ticket, int, int]] = {}
+        self._sent: dict[int, tuple[Ticket, int, int, int]] = {}
         self._waiting: deque[Ticket] = deque()
 
     @property
@@ -161,11 +161,13 @@ class Exchange(Generic[L]):
             raise ServerUnavailableError(f"the server at {self.link.address} answers what was not asked")
         if reply.code == Code.WORKING:
             return
-        ticket, start, stop = self._sent.pop(reply.sequence)
+        ticket, slot, start, stop = self._sent.pop(reply.sequence)
         self.current = reply.current
         if reply.code == Code.DONE:
-            self._read(reply, ticket, start, stop)
+            self._read(slot, ticket, start, stop)
+            ticket.compute_ns += reply.compute_ns
         else:
+            self._free.append(slot)
             self._undone(reply, ticket, (start, stop))
         if self._waiting:
             self._send()
@@ -180,9 +182,9 @@ class Exchange(Generic[L]):
 
     def unanswered(self) -> list[Ticket]:
         """All tickets under way, in order, with every row that is not answered among those to be sent."""
-        for ticket, start, stop in self._sent.values():
+        for ticket, _, start, stop in self._sent.values():
             ticket.todo.append((start, stop))
-        tickets = dict.fromkeys([ticket for ticket, _, _ in self._sent.values()] + list(self._waiting))
+        tickets = dict.fromkeys([ticket for ticket, *_ in self._sent.values()] + list(self._waiting))
         self._sent.clear()
         self._waiting.clear()
         return [ticket for ticket in tickets if ticket.open]
@@ -199,7 +201,7 @@ class Exchange(Generic[L]):
                 self._waiting.popleft()
             slot, sequence = self._free.pop(), self._sequence
             self._sequence += 1
-            self._sent[sequence] = (ticket, start, stop)
+            self._sent[sequence] = (ticket, slot, start, stop)
             flags = self._fill(slot, ticket, start, stop)
             version = self.link.version
             self.link.ring(
@@ -217,8 +219,8 @@ class Exchange(Generic[L]):
         slot.hint[:] = ticket.hint[start:stop]
         return HINT
 
-    def _read(self, reply: Reply, ticket: Ticket, start: int, stop: int) -> None:
-        number, n = reply.slot, stop - start
+    def _read(self, number: int, ticket: Ticket, start: int, stop: int) -> None:
+        n = stop - start
         if n == len(ticket.gradient):
             ticket.response = self.link.segment.answer(number, n, self.link.optional, self._free)
         else:
@@ -227,11 +229,9 @@ class Exchange(Generic[L]):
             _copy(self.link.segment.slots[number].rows(0, n), ticket.response, start, stop)
             self._free.append(number)
         ticket.left -= n
-        ticket.compute_ns += reply.compute_ns
 
     def _undone(self, reply: Reply, ticket: Ticket, rows: Rows) -> None:
         """A request came back without results."""
-        self._free.append(reply.slot)
         if reply.code == Code.EXPIRED:
             ticket.todo.append(rows)
             self._waiting.append(ticket)
