@@ -307,6 +307,13 @@ def test_what_is_refused_gives_back_its_own_slot_alone(remote):
     np.testing.assert_array_equal(kept.flux, expected)
 
 
+def test_what_is_under_way_when_a_surrogate_is_closed_is_asked_again(server):
+    with server.surrogate(SLOW) as remote:
+        ticket = remote.submit(probes(LOCAL.spec, 320), None, 1.0)
+    assert_same(remote.collect(ticket), LOCAL.evaluate(probes(LOCAL.spec, 320), None, 1.0))
+    remote.close()
+
+
 # ---- processes that fork ---------------------------------------------------------------------------------------------
 
 
@@ -336,3 +343,23 @@ def test_results_stay_what_they_are_in_a_child(remote):
         os.write(drop, b"!")
     for end in (dropped, drop):
         os.close(end)
+
+
+@forks
+def test_a_child_asks_over_a_connection_of_its_own(remote):
+    """Parent and child ask for different things at the same time, one of them from before."""
+    gradients = [probes(LOCAL.spec, 3000, 0.01 * number) for number in (1, 2)]
+    expected = [LOCAL.evaluate(gradient, None, 1.0).flux for gradient in gradients]
+    ticket = remote.submit(gradients[0], None, 1.0)
+
+    def right(number):
+        fluxes = [
+            remote.collect(ticket).flux,
+            *(remote.evaluate(gradients[number], None, 1.0).flux for _ in range(200)),
+        ]
+        laws = [expected[0], *[expected[number]] * 200]
+        return all(np.allclose(a, b, rtol=1e-13, atol=1e-16) for a, b in zip(fluxes, laws, strict=True))
+
+    with in_a_child(lambda: right(1)):
+        assert right(0)
+    assert "server/losses" not in remote.ledger.counts

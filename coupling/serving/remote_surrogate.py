@@ -32,7 +32,7 @@ class RemoteSurrogate:
     The version of the model is the one that is current when the surrogate is made (for a model folder, the one with its
     files), until :meth:`adopt`: a solver's law does not change under its Newton iteration. :attr:`current` tells
     whether there is another. Servers of several GPUs may have different ones as the current: ``adopt(comm=comm)`` gives
-    all ranks one. One surrogate serves one thread.
+    all ranks one. One surrogate serves one thread; in the child of a process that forks it connects anew.
 
     Where the server dies or hangs, at any moment, the surrogate connects to its successor, and asks again for what was
     not yet answered, for the same version (by fingerprint). Where that fails, it evaluates its ``local`` copy. Where
@@ -91,6 +91,7 @@ class RemoteSurrogate:
         self.ledger = Ledger() if ledger is None else ledger
         self._exchange: Exchange[Link] | None = None
         link = self._servers.first_link(version)
+        _all.add(self)
         self.spec: ClosureSpec = link.spec
         self._local = None if local is None else LocalCopy(local, self.spec, self.ledger)
         self._take(link)
@@ -169,8 +170,9 @@ class RemoteSurrogate:
         return together(comm, lambda: self._adopt(fingerprint=print_))
 
     def close(self) -> None:
-        """Leave the server."""
+        """Leave the server. What is still to be collected is asked again, over a new connection."""
         if self._exchange is not None:
+            self._exchange.unanswered()
             self._leave()
             self._exchange = None
 
@@ -254,3 +256,15 @@ class RemoteSurrogate:
             ticket.left = 0
         except Exception as failure:  # the caller shall get it, whatever it is
             ticket.error = failure
+
+
+_all: weakref.WeakSet[RemoteSurrogate] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """In a child: connections are the parent's, who would be given what the child asks for. It makes its own."""
+    for surrogate in _all:
+        surrogate.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
