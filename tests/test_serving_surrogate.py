@@ -285,6 +285,17 @@ def test_a_network_writes_into_the_memory_of_its_clients(n):
                     np.testing.assert_allclose(getattr(answer, array), getattr(expected, array), rtol=1e-12)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_a_class_that_changes_what_its_base_answers_is_asked_itself(device):
+    """On the host and by the queues of a device."""
+    name, local = f"{MODELS}corrected_network", serving_models.corrected_network()
+    gradient = probes(local.spec, 300, 0.05)
+    with running(name, device=device) as server, server.surrogate(name) as remote:
+        np.testing.assert_allclose(
+            remote.evaluate(gradient, None, 1.0).flux, local.evaluate(gradient, None, 1.0).flux, rtol=1e-11, atol=1e-13
+        )
+
+
 def test_a_server_with_much_to_do_is_not_taken_for_one_that_hangs(server):
     """Two seconds of work in one request, twice as long as the client waits for a sign of life."""
     with server.surrogate(SLOW, timeout=1.0) as remote:

@@ -58,10 +58,7 @@ class Evaluator(Protocol):
 
 @runtime_checkable
 class OnDevice(Protocol):
-    """What a closure has as its attribute ``on_device`` where it need not be given arrays that lie together.
-
-    A closure without state, all of whose responses have uncertainty and energy.
-    """
+    """What an :class:`InPlace` closure has as its attribute ``on_device`` where arrays need not lie together."""
 
     @property
     def batch(self) -> int:
@@ -79,11 +76,23 @@ class OnDevice(Protocol):
 
 @runtime_checkable
 class InPlace(Protocol):
-    """What a closure without state, all of whose responses have uncertainty and energy, can have besides."""
+    """What a closure without state, all of whose responses have uncertainty and energy, can have besides.
+
+    One that changes what another class answers overrides ``evaluate``, and must not be asked in ways of which it does
+    not know: see :func:`in_place`.
+    """
 
     def evaluate_into(self, gradient: Array, response: Response) -> None:
         """Overwrite the arrays of the response by those at the gradient (n, k)."""
         ...
+
+
+def in_place(closure: Closure, optional: int) -> InPlace | None:
+    """The closure, if it is one of those, and one class defines both its ``evaluate`` and its ``evaluate_into``."""
+    if closure.spec.state_size or optional != UNCERTAINTY | ENERGY or not isinstance(closure, InPlace):
+        return None
+    answers = next((vars(kind) for kind in type(closure).__mro__ if "evaluate" in vars(kind)), {})
+    return closure if "evaluate_into" in answers else None
 
 
 class DeviceEvaluator:
@@ -121,7 +130,7 @@ class HostEvaluator:
 
     def __init__(self, closure: Closure, batch: int, optional: int) -> None:
         self.closure, self.spec, self.batch, self._optional = closure, closure.spec, batch, optional
-        self._in_place = closure if isinstance(closure, InPlace) else None
+        self._in_place = in_place(closure, optional)
         s = self.spec.state_size
         self._gradient = np.empty((batch, self.spec.k))
         self._state = np.empty((batch, s)) if s else None

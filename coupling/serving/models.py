@@ -21,6 +21,7 @@ from coupling.serving.evaluation import (
     Evaluator,
     HostEvaluator,
     OnDevice,
+    in_place,
     optional_results,
     out_of_memory,
 )
@@ -135,7 +136,7 @@ def prepare(
     if like is not None:
         _validate(source, closure.spec, flux, like, tolerance)
     evaluator: Evaluator = HostEvaluator(closure, batch, optional)
-    if isinstance(on_device, OnDevice):
+    if isinstance(on_device, OnDevice) and in_place(closure, optional) is not None:
         evaluator = DeviceEvaluator(closure.spec, on_device)
     return Version(number, source, print_, evaluator, optional, flux, closure.initial_state(1))
 
