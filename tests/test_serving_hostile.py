@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -92,6 +93,19 @@ def test_a_client_that_never_reads_is_dropped_and_delays_nobody(server):
                 other.evaluate(probes(SPEC, 8), None, 1.0)
                 assert time.monotonic() - start < 2.0
     deaf.close()
+
+
+def test_a_client_that_is_busy_itself_is_not_flooded(server):
+    """It has asked for eight things and does not read: it hears once in a while that they are worked on."""
+    link = open_link(server, SLOW)
+    for slot in range(LAYOUT.slots):
+        link.segment.slots[slot].gradient[:600] = 1.0
+        link.ring(Request(Kind.EVALUATE, slot, slot, 600, 1, 0, 1.0, 2**63))
+    start, codes = time.monotonic(), Counter[int]()
+    while codes[Code.DONE] < LAYOUT.slots:
+        codes[link.reply().code] += 1
+    assert 0 < codes[Code.WORKING] <= 2.0 * (time.monotonic() - start)
+    link.close()
 
 
 def test_garbage_in_the_segment_harms_its_owner_alone(server):

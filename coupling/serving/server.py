@@ -79,11 +79,11 @@ class Server:
         self._loader.close()
 
     def _reassure(self, now: int) -> None:
-        """Tell those who have been waiting for long that this is no server that hangs."""
+        """Tell those who have been waiting for long that this is no server that hangs, each of them once."""
         self._reassured = now
-        for piece in list(self.queue):
-            if now - piece.arrived > _PATIENCE_NS:
-                self._answer(piece, Code.WORKING, "")
+        late = {piece.client: piece for piece in self.queue if now - piece.arrived > _PATIENCE_NS}
+        for piece in late.values():
+            self._answer(piece, Code.WORKING, "")
 
     def stop(self) -> None:
         """End :meth:`run` after the batch in progress."""
