@@ -435,3 +435,6 @@ def test_no_rank_adopts_what_the_server_of_another_lacks(two_gpus):
             alone = remote.server != comm.bcast(remote.server)
             with pytest.raises(ServerError if alone else RemoteRankError):
                 remote.adopt(comm=comm)
+            assert comm.allgather(remote.version) == [1] * comm.size
+            check(CollectiveSurrogate(remote, comm), serving_models.neo_hookean())
+            comm.barrier()

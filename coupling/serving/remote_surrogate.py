@@ -157,17 +157,28 @@ class RemoteSurrogate:
 
         With a communicator all ranks call this together, and all of them have the same version afterwards: ``version``
         of rank 0, or the one that is current for its server. Ranks of other servers have it by its fingerprint: what
-        they number it may differ.
+        they number it may differ. Where one of them cannot have it, all keep what they have.
 
         Raises:
             ServerRefusedError: where the server has no such version, nor can load it; RemoteRankError where that
                 happens elsewhere.
             ContractError: while an evaluation is under way.
         """
-        if comm is None:
-            return self._adopt(version=version)
-        print_ = comm.bcast(together(comm, lambda: self._print_of(version) if comm.rank == 0 else None))
-        return together(comm, lambda: self._adopt(fingerprint=print_))
+        wanted: dict[str, Any] = {"version": version}
+        if comm is not None:
+            print_ = together(comm, lambda: self._print_of(version) if comm.rank == 0 else None)
+            wanted = {"fingerprint": comm.bcast(print_)}
+        links: list[Link] = []
+        try:
+            together(comm, lambda: links.append(self._link_to(**wanted)))
+        except Exception:
+            for link in links:
+                link.close()
+            raise
+        if self._local is not None:
+            self._local.forget()
+        self._take(links[0])
+        return self.version
 
     def close(self) -> None:
         """Leave the server. What is still to be collected is asked again, over a new connection."""
@@ -197,17 +208,15 @@ class RemoteSurrogate:
         link.close()
         return link.fingerprint
 
-    def _adopt(self, **wanted: Any) -> int:
+    def _link_to(self, **wanted: Any) -> Link:
+        """A link to another version."""
         if self._exchange is not None and self._exchange.busy:
             raise ContractError("a version can be adopted when no evaluation is under way: collect all tickets first")
         link = self._servers.link(**wanted)
         if link.spec != self.spec:
             link.close()
             raise ServerRefusedError(f"version {link.version} has another specification: make a new RemoteSurrogate")
-        if self._local is not None:
-            self._local.forget()
-        self._take(link)
-        return link.version
+        return link
 
     # ---- when the server is lost -------------------------------------------------------------------------------------
 
