@@ -325,6 +325,15 @@ def test_what_is_under_way_when_a_surrogate_is_closed_is_asked_again(server):
     remote.close()
 
 
+def test_an_answer_to_something_else_is_not_taken_for_the_first_ones(server):
+    """The server cannot tell to what it is when it cannot read it."""
+    with server.surrogate() as remote:
+        remote._exchange.link._sock.send(b"x")
+        gradient = probes(LOCAL.spec, 100)
+        assert_same(remote.evaluate(gradient, None, 1.0), LOCAL.evaluate(gradient, None, 1.0))
+        assert remote.ledger.counts["server/losses"] == 1
+
+
 # ---- processes that fork ---------------------------------------------------------------------------------------------
 
 

@@ -126,7 +126,7 @@ class Exchange(Generic[L]):
 
     def __init__(self, link: L) -> None:
         self.link, self.current = link, link.current
-        self._sequence = 0
+        self._sequence = 1  # 0 is what a server answers to a frame that it cannot read
         self._free = list(range(link.segment.layout.slots))[::-1]
         self._capacity = link.segment.layout.capacity
         self._sent: dict[int, tuple[Ticket, int, int, int]] = {}
