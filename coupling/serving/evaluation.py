@@ -91,8 +91,8 @@ def in_place(closure: Closure, optional: int) -> InPlace | None:
     """The closure, if it is one of those, and one class defines both its ``evaluate`` and its ``evaluate_into``."""
     if closure.spec.state_size or optional != UNCERTAINTY | ENERGY or not isinstance(closure, InPlace):
         return None
-    answers = next((vars(kind) for kind in type(closure).__mro__ if "evaluate" in vars(kind)), {})
-    return closure if "evaluate_into" in answers else None
+    answering = next((kind for kind in type(closure).__mro__ if "evaluate" in vars(kind)), object)
+    return closure if "evaluate_into" in vars(answering) else None
 
 
 class DeviceEvaluator:
