@@ -7,17 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from coupling.anchors import product
 from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses, Starts
 from solver_adapters.rve.memory import Memory
-from solver_adapters.rve.modified_newton import Start, modified_newton
+from solver_adapters.rve.modified_newton import DEFECT, Start, modified_newton
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _LARGEST_REMAINDER = 0.2  # its fourth power is the relative error of the tangent
 _ROUND_OFF = 1e-15
+_PROBED = 32  # one of so many guessed points
+_PROBE = 1e-6  # length of the step
+_LEAST_DEFECT = 1e-4
+_TOO_MUCH = 3.0
 _FAR = 1e-9  # relative change of the gradient from which on the sensitivity may be corrected by a secant
 
 
@@ -38,7 +43,8 @@ class Sweep:
         products: gives K X; its own factor is not used.
         reference: gradient of the reference state.
         scale: norm of the tangent there.
-        ledger: counts ``rve/corrections``, ``rve/factorisations``, ``rve/LU factorisations``, ``rve/tangents``.
+        ledger: counts ``rve/corrections``, ``rve/factorisations``, ``rve/LU factorisations``, ``rve/tangents``,
+            ``rve/sensitivities refused`` (told with guesses, and found wrong).
         guesses: guessed starts, or None.
     """
 
@@ -54,6 +60,7 @@ class Sweep:
         self.problem, self.scale, self.ledger, self.guesses = problem, scale, ledger, guesses
         self.factors = SharedFactors(problem, reference, ledger)
         self._products = products
+        self._random = np.random.default_rng(0)
 
     def __call__(self, gradient: Array, memory: Memory, tangent: NDArray[np.bool_], tolerance: float) -> Swept:
         """Sweep over points at gradients (n, k), and bring their memory there, in place.
@@ -99,9 +106,30 @@ class Sweep:
         if guessed.any():
             rows = slice(None) if guessed.all() else guessed
             there = Memory(memory.gradient[rows], memory.fluctuation[rows], memory.sensitivity[rows])
-            found = self.guesses.sensitivities(gradient[rows], starts.fluctuation[rows], there)
-            memory.sensitivity[rows], error[rows] = found
+            asked = gradient[rows], starts.fluctuation[rows], there
+            S, told = self.guesses.sensitivities(*asked)
+            if self._misjudged(*asked[:2], starts.residual[rows], S, told):
+                self.ledger.count("rve/sensitivities refused", len(S))
+                S, told = self.guesses.sensitivities(*asked, ask=False)
+            memory.sensitivity[rows], error[rows] = S, told
         return starts, error
+
+    def _misjudged(self, gradient: Array, w: Array, residual: Array, S: Array, error: Array) -> bool:
+        """Whether sensitivities S (n, N, k) err by much more than was said, at a few points in random directions t.
+
+        S t − dw/dg t = K⁻¹ dr/dt along (t, S t), by one more residual r(g + εt, w + εSt) each.
+        """
+        n, k = gradient.shape
+        rows = self._random.choice(n, size=-(-n // _PROBED), replace=False)
+        t = self._random.normal(size=(len(rows), k))
+        t *= _PROBE / np.linalg.norm(t, axis=1, keepdims=True)
+        there, changed = w[rows] + product(S[rows], t), np.empty((len(rows), w.shape[1]))
+        for i, w_there, r in zip(range(len(rows)), there, changed, strict=True):
+            self.problem.residual(gradient[rows[i]] + t[i], w_there, r)
+        changed -= residual[rows]
+        errors = self.factors.solve(self.factors.nearest(gradient[rows]), changed)
+        size = np.sqrt(np.abs((changed * errors).sum(axis=1)) / (self.problem.volume * self.scale)) / _PROBE
+        return not bool((size <= _TOO_MUCH * np.maximum(DEFECT * error[rows], _LEAST_DEFECT)).all())
 
     def _respond(self, gradient: Array, fluctuation: Array, which: int) -> tuple[Array, Array] | None:
         """Condensed tangent (m, k) and sensitivity (N, k), None under a border or where the factor is too far away."""
