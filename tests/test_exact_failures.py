@@ -11,8 +11,8 @@ import ufl
 from dolfinx import fem, mesh
 
 from coupling import AcceleratedClosure, CollectiveSurrogate, RangeGate, RemoteRankError, StretchFrame
-from coupling.closed_forms import ClosedFormSurrogate, FailingClosure, LinearElastic, StretchNeoHookean, lame
 from coupling.anchors import Anchors
+from coupling.closed_forms import ClosedFormSurrogate, FailingClosure, LinearElastic, StretchNeoHookean, lame
 from coupling.contract import Status, check_arguments
 from demos.cook import membrane
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
@@ -178,13 +178,13 @@ def test_no_warnings_from_points_that_failed(name):
 
 def test_a_surrogate_that_leaves_a_point_takes_no_tangent_with_it():
     """Good at one sweep and without an answer at the next: the plain model goes on with its own tangent."""
-    law, gone = _Secretive(), []
+    gone: list[bool] = []
 
     def answer(g):
         told = LAW.evaluate(g, None, 1.0)
         return told.flux + 0.01 * (g - 1.0), told.tangent * (np.nan if gone else 1.0)
 
-    levels = exact(law, Hostile(LAW.spec, answer)).two_level
+    levels = exact(_Secretive(), Hostile(LAW.spec, answer)).two_level
     g = np.tile(LAW.spec.reference, (3, 1))
     state, hint = levels.initial_state(3), None
     for size in (0.1, 0.101, 0.1011):

@@ -65,9 +65,7 @@ class FluctuationGuesses:
         self._choose(starts, gradient, far[told], (memory.fluctuation[far] + changes)[told])
         return starts
 
-    def sensitivities(
-        self, gradient: Array, start: Array, memory: Memory, *, ask: bool = True
-    ) -> tuple[Array, Array]:
+    def sensitivities(self, gradient: Array, start: Array, memory: Memory, *, ask: bool = True) -> tuple[Array, Array]:
         """Sensitivities S (n, N, k) at starts w that are guesses, and estimates (n,) of their relative errors.
 
         S is the predictor's or, where that explains the step from the last equilibrium worse or there is none, the one
