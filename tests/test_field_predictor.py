@@ -472,3 +472,15 @@ def test_guesses_that_break_the_boundary_condition_are_mended(tolerance):
     np.testing.assert_allclose(answer.flux, exact.flux, atol=100 * tolerance)
     swept = misled.sweep(g, misled.initial_state(2), 0.0, tolerance=tolerance, tangent=np.zeros(2, bool))
     np.testing.assert_allclose(swept.flux, exact.flux, atol=tolerance)
+
+
+@pytest.mark.filterwarnings("error")
+def test_points_that_fail_from_a_guess_keep_what_they_knew():
+    """A field that never changes is better than one carried much too far, and no way leads on from there."""
+    usual = rve()
+    fine = rve(predictor=Wild(usual.problem.n, "nothing"))
+    g = np.array([[1.01, 1.0, 0.0], [0.05, 3.0, 0.1], [0.05, 3.0, 0.1]])
+    swept = fine.sweep(g, fine.initial_state(3), 0.0, tolerance=1e-9, tangent=np.zeros(3, bool))
+    assert fine.ledger.counts["rve/guesses used"] >= 2
+    assert swept.status.tolist() == [Status.OK, Status.NOT_CONVERGED, Status.NOT_CONVERGED]
+    np.testing.assert_array_equal(swept.state[1:], fine.initial_state(2))

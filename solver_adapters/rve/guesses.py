@@ -65,6 +65,7 @@ class FluctuationGuesses:
         self._choose(starts, gradient, far[told], (memory.fluctuation[far] + changes)[told])
         return starts
 
+    @np.errstate(divide="ignore", invalid="ignore")  # at a guess that changes nothing
     def sensitivities(self, gradient: Array, start: Array, memory: Memory, *, ask: bool = True) -> tuple[Array, Array]:
         """Sensitivities S (n, N, k) at starts w that are guesses, and estimates (n,) of their relative errors.
 

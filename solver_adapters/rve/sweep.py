@@ -74,8 +74,8 @@ class Sweep:
         """
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
-        starts, error = self._starts(gradient, memory)
-        w, start = starts.fluctuation, Start(gradient, starts, memory.sensitivity, length, error)
+        starts, S, error = self._starts(gradient, memory)
+        w, start = starts.fluctuation, Start(gradient, starts, S, length, error)
         found = modified_newton(
             self.problem,
             self.factors,
@@ -85,6 +85,10 @@ class Sweep:
             ledger=self.ledger,
         )
         good = ~found.failed
+        told = good & starts.guessed
+        if told.any():
+            rows = slice(None) if told.all() else told
+            memory.sensitivity[rows] = S[rows]
         far = good & ~tangent & ~starts.guessed & (length > _FAR * np.linalg.norm(gradient, axis=1))
         secant = (found.fluctuation - w)[far] / length[far, None] ** 2
         memory.sensitivity[far] += secant[:, :, None] * step[far, None, :]
@@ -96,23 +100,30 @@ class Sweep:
                 tangents[i], memory.sensitivity[i] = solved
         return Swept(found.flux, tangents, found.error)
 
-    def _starts(self, gradient: Array, memory: Memory) -> tuple[Starts, Array]:
-        """Where the iterations start, with the errors of the sensitivities of points that start from a guess."""
+    def _starts(self, gradient: Array, memory: Memory) -> tuple[Starts, Array, Array]:
+        """Where the iterations start, sensitivities S (n, N, k), and their errors at points that start from a guess."""
         error = np.full(len(gradient), np.nan)
         if self.guesses is None:
-            return Starts.usual(gradient, memory), error
+            return Starts.usual(gradient, memory), memory.sensitivity, error
         starts = self.guesses.starts(gradient, memory)
         guessed = starts.guessed
-        if guessed.any():
-            rows = slice(None) if guessed.all() else guessed
-            there = Memory(memory.gradient[rows], memory.fluctuation[rows], memory.sensitivity[rows])
-            asked = gradient[rows], starts.fluctuation[rows], there
-            S, told = self.guesses.sensitivities(*asked)
-            if self._misjudged(*asked[:2], starts.residual[rows], S, told):
-                self.ledger.count("rve/sensitivities refused", len(S))
-                S, told = self.guesses.sensitivities(*asked, ask=False)
-            memory.sensitivity[rows], error[rows] = S, told
-        return starts, error
+        if not guessed.any():
+            return starts, memory.sensitivity, error
+        if guessed.all():
+            return starts, *self._sensitivities(gradient, starts.fluctuation, starts.residual, memory)
+        there = Memory(memory.gradient[guessed], memory.fluctuation[guessed], memory.sensitivity[guessed])
+        S, at = memory.sensitivity.copy(), (gradient, starts.fluctuation, starts.residual)
+        S[guessed], error[guessed] = self._sensitivities(*(rows[guessed] for rows in at), there)
+        return starts, S, error
+
+    def _sensitivities(self, gradient: Array, w: Array, residual: Array, memory: Memory) -> tuple[Array, Array]:
+        """Those at guesses w with residuals r (n, N), and their errors."""
+        assert self.guesses is not None
+        S, error = self.guesses.sensitivities(gradient, w, memory)
+        if not self._misjudged(gradient, w, residual, S, error):
+            return S, error
+        self.ledger.count("rve/sensitivities refused", len(S))
+        return self.guesses.sensitivities(gradient, w, memory, ask=False)
 
     def _misjudged(self, gradient: Array, w: Array, residual: Array, S: Array, error: Array) -> bool:
         """Whether sensitivities S (n, N, k) err by much more than was said, at a few points in random directions t.
