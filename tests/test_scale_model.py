@@ -13,7 +13,7 @@ from coupling.serving.models import prepare
 from tests.benchmarks.scale_model import Costs, Layout, Load, simulate
 from tests.serving_processes import NEO_HOOKEAN
 
-COSTS = Costs(lambda n: 1e-5 + 3e-6 * n, (1.0,), 2e-5, 1e-6, 1e-9, 4e-9, 5e-6, 1e-5)
+COSTS = Costs(lambda n: 1e-5 + 3e-6 * n, lambda n: np.ones(1), 2e-5, 1e-6, 1e-9, 4e-9, 5e-6, 1e-5)
 
 
 @pytest.fixture(scope="module")

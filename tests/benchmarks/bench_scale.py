@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from coupling.contract import Array
 from coupling.serving.models import BATCH, Version, prepare
 from tests.benchmarks.scale_figure import draw
 from tests.benchmarks.scale_inputs import Service, as_numbers, measured_costs, measured_run
@@ -59,7 +60,7 @@ def check(costs: Costs, version: Version, address: str) -> list[dict[str, Any]]:
         for _ in range(BLOCKS):
             services.append(Service(version, repeats=3))
             blocks.append(_summary(measured_run(address, ranks, load), points))
-        now = replace(costs, service=_typical(services), scatter=tuple(f for s in services for f in s.scatter))
+        now = replace(costs, service=_typical(services), scatter=_scatter(services))
         predicted = _summary(simulate(layout, load, now, version), points)
         measured = {name: float(np.median([block[name] for block in blocks])) for name in predicted}
         error = {name: predicted[name] / measured[name] - 1.0 for name in predicted}
@@ -69,6 +70,10 @@ def check(costs: Costs, version: Version, address: str) -> list[dict[str, Any]]:
 
 def _typical(services: list[Service]) -> Callable[[int], float]:
     return lambda n: float(np.median([service(n) for service in services]))
+
+
+def _scatter(services: list[Service]) -> Callable[[int], Array]:
+    return lambda n: np.concatenate([service.scatter(n) for service in services])
 
 
 def _iterates(points: int) -> int:
@@ -84,7 +89,8 @@ def gpu_costs(costs: Costs, dim: str) -> Costs:
     """What a GPU of the plan takes, with the measured costs of the processes around it."""
     there, back = BYTES[dim]
     rate, call, bus = (ASSUMED[f] for f in ("gpu_points_per_second", "gpu_call_seconds", "bus_bytes_per_second"))
-    return replace(costs, service=lambda n: call + n / rate, scatter=(1.0,), way_in=there / bus, way_out=back / bus)
+    gpu = Costs(service=lambda n: call + n / rate)
+    return replace(costs, service=gpu.service, scatter=gpu.scatter, way_in=there / bus, way_out=back / bus)
 
 
 def pooled_costs(costs: Costs, dim: str) -> Costs:

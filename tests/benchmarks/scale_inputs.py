@@ -41,11 +41,16 @@ class Service:
                     version.evaluator.evaluate([Part(slot, 0, n)], 1.0, False)
                     times[repeat * calls + call, column] = time.perf_counter() - start
         self.medians = np.median(times, axis=0)
-        self.scatter = tuple((times / self.medians)[:, 2:].ravel())
+        self.factors = times / self.medians
 
     def __call__(self, n: int) -> float:
         """Median seconds of a batch of n points."""
         return float(np.interp(n, SIZES, self.medians))
+
+    def scatter(self, n: int) -> Array:
+        """Factors by which batches of about n points varied."""
+        factors: Array = self.factors[:, int(np.abs(np.log(np.array(SIZES) / n)).argmin())]
+        return factors
 
 
 def measured_costs(version: Version, address: str) -> Costs:
@@ -77,7 +82,7 @@ def as_numbers(costs: Costs) -> dict[str, Any]:
     """Measured costs for JSON."""
     assert isinstance(costs.service, Service)
     medians = dict(zip(map(str, SIZES), costs.service.medians.tolist(), strict=True))
-    spread = np.percentile(costs.scatter, (50, 90, 99)).tolist()
+    spread = {str(n): np.percentile(costs.scatter(n), (50, 90, 99)).tolist() for n in SIZES}
     names = ("per_batch", "per_piece", "fill", "read", "per_request", "wake")
     return {"service": medians, "scatter": spread, **{name: getattr(costs, name) for name in names}}
 

@@ -33,7 +33,7 @@ class Costs:
     """Seconds, per what is named.
 
     Args:
-        service: of a batch of n points, as a rule; ``scatter`` are factors by which it varies, drawn at random.
+        service: of a batch of n points, as a rule; ``scatter`` gives factors by which that varies, drawn at random.
         per_batch: of the server, for what surrounds the computation of a batch; ``per_piece`` for each request in it.
         fill: of the client, per point, to hand it over.
         read: of the client, per point, to take its results.
@@ -44,7 +44,7 @@ class Costs:
     """
 
     service: Callable[[int], float]
-    scatter: tuple[float, ...] = (1.0,)
+    scatter: Callable[[int], Array] = lambda n: np.ones(1)
     per_batch: float = 0.0
     per_piece: float = 0.0
     fill: float = 0.0
@@ -113,8 +113,7 @@ class Server:
         self._in, self._out = simpy.Resource(env), simpy.Resource(env)
         self._ahead = simpy.Resource(env, 2)
         self.busy = 0.0
-        self._factors = np.random.default_rng(0).choice(costs.scatter, 4096)
-        self._batches = 0
+        self._random = np.random.default_rng(0)
         env.process(self._run())
 
     def ask(self, client: int, points: int) -> simpy.Event:
@@ -161,8 +160,7 @@ class Server:
             yield from _hold(self._env, self._in, costs.way_in * n)
         with compute.request() as turn:
             yield turn
-            factor = float(self._factors[self._batches % len(self._factors)])
-            self._batches += 1
+            factor = float(self._random.choice(costs.scatter(n)))
             seconds = costs.per_batch + costs.per_piece * len(batch.pieces) + factor * costs.service(n)
             self.busy += seconds
             yield from _hold(self._env, self._cores, seconds)
