@@ -112,8 +112,9 @@ class Sweep:
         if guessed.all():
             return starts, *self._sensitivities(gradient, starts.fluctuation, starts.residual, memory)
         there = Memory(memory.gradient[guessed], memory.fluctuation[guessed], memory.sensitivity[guessed])
-        S, at = memory.sensitivity.copy(), (gradient, starts.fluctuation, starts.residual)
-        S[guessed], error[guessed] = self._sensitivities(*(rows[guessed] for rows in at), there)
+        g, w, r = gradient[guessed], starts.fluctuation[guessed], starts.residual[guessed]
+        S = memory.sensitivity.copy()
+        S[guessed], error[guessed] = self._sensitivities(g, w, r, there)
         return starts, S, error
 
     def _sensitivities(self, gradient: Array, w: Array, residual: Array, memory: Memory) -> tuple[Array, Array]:
