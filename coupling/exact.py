@@ -137,7 +137,7 @@ class ExactLevels:
         tangent = last.tangent + secant(step, plain, relative, symmetric=self.spec.symmetric)
         tangent = np.where(told[:, None, None], answer.tangent, tangent)
         mismatch, slope = last.mismatch, last.slope
-        errors = np.linalg.norm(plain, axis=1)[:, None] * [2.0, 1.0] + _FADING * last.errors
+        errors = (np.linalg.norm(plain, axis=1) + _FADING * last.errors[:, 1])[:, None] * [2.0, 1.0]
         learned: NDArray[np.bool_] = np.zeros(len(gradient), bool)
         left = plain
         surrogate = self._ask(gradient, state, dt, hint)
@@ -148,7 +148,7 @@ class ExactLevels:
             slope = last.slope + secant(step, left, relative, symmetric=self.spec.symmetric)
             slope = np.where(told[:, None, None], answer.tangent - surrogate.tangent, slope)
             errors[use, 0] = (np.linalg.norm(left, axis=1) + _FADING * last.errors[:, 0])[use]
-            learned = _better(errors)
+            learned = use & _better(errors)
             self.ledger.count("exact/learned points", int(learned.sum()))
             tangent = np.where((learned & ~told)[:, None, None], surrogate.tangent + slope, tangent)
         change = np.linalg.norm(answer.flux - last.flux, axis=1)

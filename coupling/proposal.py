@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from coupling.agreement import collective_over, together
 from coupling.contract import Array, Closure, Response, check_response, finite_rows, usable
 from coupling.errors import ContractError
 from coupling.gate import Gate
@@ -51,13 +52,13 @@ def proposed(
 
 
 def taught(surrogate: LearningSurrogate, gradient: Array, flux: Array, *, ledger: Ledger) -> bool | None:
-    """What :meth:`coupling.two_level.LearningSurrogate.learn` says, None where it fails.
+    """What :meth:`coupling.two_level.LearningSurrogate.learn` says, None where it fails, if only on another rank.
 
     That is a fault: entered in the ledger as ``surrogate/faults``, and warned of. The calls are the phase ``learning``.
     """
     try:
         with ledger.phase("learning"):
-            return surrogate.learn(gradient, flux)
+            return together(collective_over(surrogate), lambda: surrogate.learn(gradient, flux))
     except Exception as error:  # as in proposed
         ledger.count("surrogate/faults")
         text = f"surrogate cannot learn and is taught no more: {type(error).__name__}: {error}"

@@ -31,6 +31,7 @@ from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved
 from solver_adapters.macro.snes import newton
 from solver_adapters.petsc_fd import FaceFlux
+from solver_adapters.warm_starts.borrowed import Borrowed
 from solver_adapters.warm_starts.end_of_solve import at_end, set_at_end
 from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess, set_guess
 from solver_adapters.warm_starts.trials import set_trials
@@ -150,8 +151,9 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     inner.setOptionsPrefix(outer.getOptionsPrefix())
     inner.setType(outer.getType() or PETSc.SNES.Type.NEWTONLS)
     (r, *_), (J, P, *_) = outer.getFunction(), outer.getJacobian()
-    inner.setFunction(lambda _, x, f: outer.computeFunction(x, f), r.duplicate())
-    inner.setJacobian(lambda _, x, J, P: outer.computeJacobian(x, J, P), J, P)
+    stages = Borrowed(outer)
+    inner.setFunction(lambda _, x, f: stages().computeFunction(x, f), r.duplicate())
+    inner.setJacobian(lambda _, x, J, P: stages().computeJacobian(x, J, P), J, P)
     inner.setKSP(outer.getKSP())
     inner.setFromOptions()
     exact = ExactSNES(inner, fluxes, ledger=ledger)

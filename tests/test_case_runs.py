@@ -398,6 +398,14 @@ def test_a_step_that_fails_for_good_keeps_the_steps_before(folder):
     assert result.rows[0]["load"] == 0.0
 
 
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("fields", ["vtu", "xdmf", "none"])
+def test_ranks_without_cells_write_nothing_and_stop_nobody(folder, fields):
+    text = COARSE.replace("cells = [6, 3]", "cells = [1, 1]").replace('fields = "vtu"', f'fields = "{fields}"')
+    result = run(folder, text.replace("count = 3", "count = 1").replace("y = 0.25", "y = 0.01"))
+    assert result.error is None and result.rows[-1]["load"] == 1.0
+
+
 @contextmanager
 def full_disk():
     """No file of this process can grow; Python ignores the signal that comes with it."""

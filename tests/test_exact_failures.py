@@ -11,6 +11,7 @@ import ufl
 from dolfinx import fem, mesh
 
 from coupling import AcceleratedClosure, CollectiveSurrogate, RangeGate, RemoteRankError, StretchFrame
+from coupling.anchors import Anchors
 from coupling.closed_forms import ClosedFormSurrogate, FailingClosure, LinearElastic, StretchNeoHookean, lame
 from coupling.contract import Status, check_arguments
 from demos.cook import membrane
@@ -173,3 +174,34 @@ def test_no_warnings_from_points_that_failed(name):
         assert np.isfinite(answer.state).all()
         assert np.isfinite(answer.flux[3::4]).all()
     assert (answer.status[::4] == Status.NOT_CONVERGED).all()
+
+
+def test_a_surrogate_that_leaves_a_point_takes_no_tangent_with_it():
+    """Good at one sweep and without an answer at the next: the plain model goes on with its own tangent."""
+    gone: list[bool] = []
+
+    def answer(g):
+        told = LAW.evaluate(g, None, 1.0)
+        return told.flux + 0.01 * (g - 1.0), told.tangent * (np.nan if gone else 1.0)
+
+    levels = exact(_Secretive(), Hostile(LAW.spec, answer)).two_level
+    g = np.tile(LAW.spec.reference, (3, 1))
+    state, hint = levels.initial_state(3), None
+    for size in (0.1, 0.101, 0.1011):
+        gone += [True] * (size == 0.1011)
+        hint = levels.sweep(g + size, state, 1.0, hint, tolerance=1e-9).state
+    model = levels.model(g + 0.1011, state, 1.0, hint, learned=True)
+    exactly = LAW.evaluate(g + 0.1011, None, 1.0)
+    np.testing.assert_allclose(model.flux, exactly.flux, atol=1e-12)
+    np.testing.assert_allclose(model.tangent, exactly.tangent, atol=0.3 * np.abs(exactly.tangent).max())
+    assert not Anchors.unpack(hint, LAW.spec.k, LAW.spec.m).told.any()
+
+
+class _Secretive:
+    """The law as a fine scale that never tells its tangent."""
+
+    spec, initial_state, evaluate = LAW.spec, LAW.initial_state, LAW.evaluate
+
+    def sweep(self, gradient, state, dt, hint=None, *, tolerance, tangent):
+        answer = LAW.evaluate(gradient, state, dt)
+        return replace(answer, tangent=np.full_like(answer.tangent, np.nan), uncertainty=np.zeros(len(gradient)))

@@ -1,5 +1,7 @@
 """The exact mode behind plain petsc4py solvers: the classical answer from DMDA grids, with less work, on any ranks."""
 
+import gc
+import weakref
 from typing import Any
 
 from mpi4py import MPI
@@ -343,6 +345,18 @@ def test_starts_are_compared_without_the_fine_scale(surrogate, predictor):
     counts = merged(WORLD, exactly.ledger, law.ledger).counts
     assert counts.get("rve/points", 0) <= WORLD.size  # the reference state
     assert "macro/classical solves" not in counts
+
+
+def test_what_a_time_stepper_is_given_goes_with_it():
+    run = Plate(WORLD, exact(Conductor(), good(Conductor())), nodes=5)
+    gone = weakref.ref(exact_time_steps(run.ts, [run.fluxes]))
+    gc.collect()
+    run.ts.setMaxSteps(2)
+    run.ts.solve(run.theta)
+    assert gone() is not None and run.ts.getStepNumber() == 2
+    run.ts.destroy()
+    gc.collect()
+    assert gone() is None
 
 
 class Told:

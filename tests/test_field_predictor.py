@@ -338,8 +338,8 @@ def test_predictors_that_fail_change_nothing(what):
 class Slopes:
     """Right fields with wrong sensitivities."""
 
-    def __init__(self, right, what):
-        self.right, self.what = right, what
+    def __init__(self, right, what, here):
+        self.right, self.what, self.here = right, what, here
 
     def predict(self, known):
         return self.right.predict(known)
@@ -350,6 +350,10 @@ class Slopes:
             raise ZeroDivisionError("no slope")
         wrong = {"zero": np.zeros_like(slopes), "NaN": np.full_like(slopes, np.nan), "shape": slopes[:, :-1]}
         noise = np.random.default_rng(0).normal(size=slopes.shape)
+        if self.what == "across":  # right along the step
+            step = known - self.here
+            noise -= (noise @ step[:, :, None]) * step[:, None, :] / (step**2).sum(axis=1)[:, None, None]
+            return slopes + noise
         return wrong.get(self.what, slopes + 1e3 * noise)
 
     def observe(self, known, found):
@@ -357,7 +361,7 @@ class Slopes:
 
 
 @pytest.mark.filterwarnings("ignore:Slopes failed")
-@pytest.mark.parametrize("what", ["noise", "zero", "NaN", "shape", "raises"])
+@pytest.mark.parametrize("what", ["noise", "across", "zero", "NaN", "shape", "raises"])
 def test_wrong_sensitivities_of_right_fields_spoil_no_flux(samples, what):
     """The flux is condensed with the sensitivity, whose error must not be taken for that of the field."""
     n, usual = 20, rve()
@@ -365,7 +369,7 @@ def test_wrong_sensitivities_of_right_fields_spoil_no_flux(samples, what):
     g = far_stretches(n) + np.random.default_rng(3).uniform(-0.03, 0.03, (n, 3))
     exact = usual.evaluate(g, start.state, 0.0)
     for tolerance in (1e-5, 1e-8):
-        misled = rve(predictor=Slopes(FieldPredictor.of(samples), what))
+        misled = rve(predictor=Slopes(FieldPredictor.of(samples), what, far_stretches(n)))
         swept = misled.sweep(g, start.state, 0.0, tolerance=tolerance, tangent=np.zeros(n, bool))
         assert misled.ledger.counts["rve/guesses used"] == n
         assert (swept.status == Status.OK).all() and np.isfinite(swept.state).all()
@@ -429,3 +433,54 @@ def test_a_point_that_cannot_be_swept_says_so():
     swept = fine.sweep(g, fine.initial_state(4), 0.0, tolerance=1e-9, tangent=np.zeros(4, bool))
     assert swept.status.tolist() == [Status.OK, Status.NOT_CONVERGED, Status.NOT_CONVERGED, Status.INADMISSIBLE]
     np.testing.assert_array_equal(swept.state[1:], fine.initial_state(3))
+
+
+class Relaxing:
+    """Fields that take all strain away at the boundary: no equilibria where that holds one average strain."""
+
+    def __init__(self, problem):
+        points = problem.full_space.tabulate_dof_coordinates()[:, :2]
+        self.points, self.blocks = points, problem.blocks
+
+    def predict(self, known):
+        return Guess(self._fields(known - [1.0, 1.0, 0.0]), np.zeros(len(known), np.int8))
+
+    def sensitivity(self, known):
+        return np.tile(self._fields(np.eye(3)).T, (len(known), 1, 1))
+
+    def _fields(self, strain):
+        shear = strain[:, 2] / np.sqrt(2.0)
+        H = np.stack([strain[:, 0], shear, shear, strain[:, 1]], axis=1).reshape(-1, 2, 2)
+        fields = np.empty((len(strain), self.blocks.max() + 1, 2))
+        fields[:, self.blocks] = -(self.points - self.points[self.blocks == 0][0]) @ H
+        return fields.reshape(len(strain), -1)
+
+    def observe(self, known, found):
+        pass
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-9])
+def test_guesses_that_break_the_boundary_condition_are_mended(tolerance):
+    """A fluctuation of minus the macroscopic strain has no residual at all, and no stress."""
+    usual = PeriodicRVE(centred_fibre(size=0.3), MATERIALS, boundary="uniform")
+    misled = PeriodicRVE(
+        centred_fibre(size=0.3), MATERIALS, boundary="uniform", predictor=Relaxing(usual.problem), tolerance=tolerance
+    )
+    g = np.array([[1.03, 0.98, 0.04], [0.97, 1.02, -0.03]])
+    exact = usual.evaluate(g, usual.initial_state(2), 0.0)
+    answer = misled.evaluate(g, misled.initial_state(2), 0.0)
+    np.testing.assert_allclose(answer.flux, exact.flux, atol=100 * tolerance)
+    swept = misled.sweep(g, misled.initial_state(2), 0.0, tolerance=tolerance, tangent=np.zeros(2, bool))
+    np.testing.assert_allclose(swept.flux, exact.flux, atol=tolerance)
+
+
+@pytest.mark.filterwarnings("error")
+def test_points_that_fail_from_a_guess_keep_what_they_knew():
+    """A field that never changes is better than one carried much too far, and no way leads on from there."""
+    usual = rve()
+    fine = rve(predictor=Wild(usual.problem.n, "nothing"))
+    g = np.array([[1.01, 1.0, 0.0], [0.05, 3.0, 0.1], [0.05, 3.0, 0.1]])
+    swept = fine.sweep(g, fine.initial_state(3), 0.0, tolerance=1e-9, tangent=np.zeros(3, bool))
+    assert fine.ledger.counts["rve/guesses used"] >= 2
+    assert swept.status.tolist() == [Status.OK, Status.NOT_CONVERGED, Status.NOT_CONVERGED]
+    np.testing.assert_array_equal(swept.state[1:], fine.initial_state(2))

@@ -164,6 +164,24 @@ def test_a_surrogate_that_cannot_learn_is_taught_no_more():
     np.testing.assert_allclose(misled.problem.solution, usual.problem.solution, atol=1e-8)
 
 
+class BadClass(BadStudent):
+    """Ranks meet in it, and a lesson fails on the last of them."""
+
+    collective = WORLD
+
+    def evaluate(self, gradient, state, dt, hint=None):
+        WORLD.Barrier()
+        return super().evaluate(gradient, state, dt, hint)
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:surrogate cannot learn")
+def test_a_lesson_that_fails_on_one_rank_keeps_none_waiting():
+    misled = bent(BadClass(LAW.spec), steps=2)
+    np.testing.assert_allclose(misled.problem.solution, bent(constant(LAW.spec), steps=2).problem.solution, atol=1e-8)
+
+
 @pytest.mark.mpi
 def test_history_is_not_misread():
     """Fluxes with history are no function of the strain: whatever is learned, the answer is the classical one."""

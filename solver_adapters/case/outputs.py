@@ -221,7 +221,7 @@ class History:
 
 def _reserve(file: IO[bytes], size: int) -> None:
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
+        os.posix_fallocate(file.fileno(), 0, max(size, 1))  # a rank may have no cells, and 0 is an error
     else:
         file.write(bytes(size))
         file.flush()

@@ -110,10 +110,15 @@ class ExactNewton:
         return None
 
     def _sweep(self, problem: TwoLevelProblem, tolerance: float, final: float) -> Measured | None:
-        """One sweep, and a second one where the residual of the first may be nothing but the errors of its fluxes."""
+        """One sweep, and a second one where the first was too rough to tell that its iterate is a solution.
+
+        That is where its residual is small enough, or may be nothing but the errors of its fluxes.
+        """
         problem.count("macro/exact sweeps")
         measured = problem.measure(Level(tolerance=tolerance))
-        if measured is None or measured.relative > tolerance or tolerance <= final:
+        if measured is None or tolerance <= final:
+            return measured
+        if measured.norm > measured.target and measured.relative > tolerance:
             return measured
         problem.count("macro/exact sweeps")
         return problem.measure(Level(tolerance=final))

@@ -75,7 +75,7 @@ class Border:
     stiffness: float
 
     def feasible(self, w: Array) -> Array:
-        """The closest fluctuation (n,) that satisfies the constraints."""
+        """The closest fluctuations that satisfy the constraints; of a vector (n,) or the columns of (…, n, c)."""
         return np.asarray(w - self.projection @ (self.columns[:, : self.constraints].T @ w))
 
     def eliminate(self, X: Array, G: Array) -> tuple[Array, Array]:

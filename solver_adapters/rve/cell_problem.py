@@ -134,6 +134,13 @@ class CellProblem:
         used = [form._cpp_object.coefficients for form in (self._residual, self._flux, self._stiffness)]
         self._alike = used[0] == used[1] == used[2]
 
+    def permitted(self, fluctuations: Array) -> Array:
+        """The columns (…, n, c), moved and changed so that they satisfy a border."""
+        if self.border is None:
+            return fluctuations
+        held = fluctuations[..., self._gauge, :]
+        return self.border.feasible(fluctuations - np.concatenate([held] * (self.n // held.shape[-2]), axis=-2))
+
     def residual_form(self) -> Any:
         """The residual alone as a compiled form, for comparison and plain Newton methods."""
         return self._residual_alone
@@ -157,10 +164,12 @@ class CellProblem:
         return Linearisation(columns, flux[0], flux[1:].T)
 
     def residual(self, gradient: Array, fluctuation: Array, out: Array) -> None:
-        """Overwrite ``out`` (n,) by r(g, w) alone."""
+        """Overwrite ``out`` (n,) by r(g, w) alone, without the reactions of a border."""
         out[:] = 0.0
         self._assemble_alone(out, self._residual_alone, gradient, fluctuation)
         out[self._gauge] = 0.0
+        if self.border is not None:
+            out[:] = self.border.feasible(out)
 
     def flux(self, gradient: Array, fluctuation: Array, out: Array) -> None:
         """Overwrite ``out`` (m,) by T(g, w) alone."""

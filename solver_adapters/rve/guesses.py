@@ -65,18 +65,21 @@ class FluctuationGuesses:
         self._choose(starts, gradient, far[told], (memory.fluctuation[far] + changes)[told])
         return starts
 
-    def sensitivities(self, gradient: Array, start: Array, memory: Memory) -> tuple[Array, Array]:
+    @np.errstate(divide="ignore", invalid="ignore")  # at a guess that changes nothing
+    def sensitivities(self, gradient: Array, start: Array, memory: Memory, *, ask: bool = True) -> tuple[Array, Array]:
         """Sensitivities S (n, N, k) at starts w that are guesses, and estimates (n,) of their relative errors.
 
         S is the predictor's or, where that explains the step from the last equilibrium worse or there is none, the one
         there corrected by the secant, S₀ + (w − w₀ − S₀ s) sᵀ/|s|². Their error is judged by what the mean of S₀ and S
-        leaves of w − w₀, which is of third order in the step where both are right: twice that, relative to w − w₀.
+        leaves of w − w₀, which is of third order in the step where both are right: twice that, relative to w − w₀. That
+        says nothing of other directions, see :class:`solver_adapters.rve.sweep.Sweep`; ``ask=False`` leaves the
+        predictor's alone.
         """
         step, change = gradient - memory.gradient, start - memory.fluctuation
         carried = product(memory.sensitivity, step)
         left, size = change - carried, np.linalg.norm(change, axis=1)
         error = np.linalg.norm(left, axis=1) / size
-        S, told = memory.sensitivity, self._told(gradient)
+        S, told = memory.sensitivity, self._told(gradient) if ask else None
         if told is not None:
             told_error = np.linalg.norm(2.0 * left - product(told, step) + carried, axis=1) / size
             better = np.isfinite(told).all(axis=(1, 2)) & (told_error < error)
@@ -113,7 +116,8 @@ class FluctuationGuesses:
                 return None
             for guess in guesses:
                 _check_shape("predicted fluctuations", guess.values, (n, self.problem.n))
-            return np.where(told[:, None], guesses[0].values - guesses[1].values, np.nan)
+            changes = np.where(told[:, None], guesses[0].values - guesses[1].values, np.nan)
+            return self.problem.permitted(changes[:, :, None])[:, :, 0]
         except Exception as error:  # whatever goes wrong in a predictor, the usual start remains
             self._fault(error)
             return None
@@ -125,7 +129,7 @@ class FluctuationGuesses:
         try:
             told = self.predictor.sensitivity(gradient)
             _check_shape("predicted sensitivities", told, (len(gradient), self.problem.n, gradient.shape[1]))
-            return told
+            return self.problem.permitted(told)
         except Exception as error:  # see _changes
             self._fault(error)
             return None

@@ -23,6 +23,7 @@ from solver_adapters.rve.shared_factors import SharedFactors
 _MOST_ITERATIONS = 12
 _SLOWEST_RATE = 0.7
 _LARGEST_DEFECT = 0.3
+DEFECT = 5.0  # of a sensitivity in any direction, relative to what it errs by in that of the step
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def modified_newton(
             defect = np.full(n, _LARGEST_DEFECT)
             with np.errstate(divide="ignore", invalid="ignore"):
                 told = np.where(np.isnan(start.error[active]), size / start.step[active], start.error[active])
-            defect[active] = np.fmin(_LARGEST_DEFECT, 5.0 * told)
+            defect[active] = np.fmin(_LARGEST_DEFECT, DEFECT * told)
         rate = size / size_before[active]
         if iteration == 1 and 2 * active.size > n:  # the last few to converge are the slowest
             factors.learn(g[active], which[active], rate)

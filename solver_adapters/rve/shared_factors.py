@@ -74,6 +74,10 @@ class SharedFactors:
             distance = np.minimum(closer, distance)
         return nearest
 
+    def nearest(self, gradient: Array) -> NDArray[np.intp]:
+        """Index (n,) of the factor nearest to each point with gradient (n, k)."""
+        return self._nearest(gradient)[0]
+
     def learn(self, gradient: Array, which: NDArray[np.intp], rate: Array) -> None:
         """Enter the rates (n,) of contraction that points at gradients (n, k) had with the factors ``which`` (n,)."""
         distance = np.linalg.norm(gradient - self._states[which], axis=1)

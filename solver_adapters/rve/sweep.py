@@ -7,17 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from coupling.anchors import product
 from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses, Starts
 from solver_adapters.rve.memory import Memory
-from solver_adapters.rve.modified_newton import Start, modified_newton
+from solver_adapters.rve.modified_newton import DEFECT, Start, modified_newton
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _LARGEST_REMAINDER = 0.2  # its fourth power is the relative error of the tangent
 _ROUND_OFF = 1e-15
+_PROBED = 32  # one of so many guessed points
+_PROBE = 1e-6  # length of the step
+_LEAST_DEFECT = 1e-4
+_TOO_MUCH = 3.0
 _FAR = 1e-9  # relative change of the gradient from which on the sensitivity may be corrected by a secant
 
 
@@ -38,7 +43,8 @@ class Sweep:
         products: gives K X; its own factor is not used.
         reference: gradient of the reference state.
         scale: norm of the tangent there.
-        ledger: counts ``rve/corrections``, ``rve/factorisations``, ``rve/LU factorisations``, ``rve/tangents``.
+        ledger: counts ``rve/corrections``, ``rve/factorisations``, ``rve/LU factorisations``, ``rve/tangents``,
+            ``rve/sensitivities refused`` (told with guesses, and found wrong).
         guesses: guessed starts, or None.
     """
 
@@ -54,6 +60,7 @@ class Sweep:
         self.problem, self.scale, self.ledger, self.guesses = problem, scale, ledger, guesses
         self.factors = SharedFactors(problem, reference, ledger)
         self._products = products
+        self._random = np.random.default_rng(0)
 
     def __call__(self, gradient: Array, memory: Memory, tangent: NDArray[np.bool_], tolerance: float) -> Swept:
         """Sweep over points at gradients (n, k), and bring their memory there, in place.
@@ -67,8 +74,8 @@ class Sweep:
         """
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
-        starts, error = self._starts(gradient, memory)
-        w, start = starts.fluctuation, Start(gradient, starts, memory.sensitivity, length, error)
+        starts, S, error = self._starts(gradient, memory)
+        w, start = starts.fluctuation, Start(gradient, starts, S, length, error)
         found = modified_newton(
             self.problem,
             self.factors,
@@ -78,6 +85,10 @@ class Sweep:
             ledger=self.ledger,
         )
         good = ~found.failed
+        told = good & starts.guessed
+        if told.any():
+            rows = slice(None) if told.all() else told
+            memory.sensitivity[rows] = S[rows]
         far = good & ~tangent & ~starts.guessed & (length > _FAR * np.linalg.norm(gradient, axis=1))
         secant = (found.fluctuation - w)[far] / length[far, None] ** 2
         memory.sensitivity[far] += secant[:, :, None] * step[far, None, :]
@@ -89,19 +100,48 @@ class Sweep:
                 tangents[i], memory.sensitivity[i] = solved
         return Swept(found.flux, tangents, found.error)
 
-    def _starts(self, gradient: Array, memory: Memory) -> tuple[Starts, Array]:
-        """Where the iterations start, with the errors of the sensitivities of points that start from a guess."""
+    def _starts(self, gradient: Array, memory: Memory) -> tuple[Starts, Array, Array]:
+        """Where the iterations start, sensitivities S (n, N, k), and their errors at points that start from a guess."""
         error = np.full(len(gradient), np.nan)
         if self.guesses is None:
-            return Starts.usual(gradient, memory), error
+            return Starts.usual(gradient, memory), memory.sensitivity, error
         starts = self.guesses.starts(gradient, memory)
         guessed = starts.guessed
-        if guessed.any():
-            rows = slice(None) if guessed.all() else guessed
-            there = Memory(memory.gradient[rows], memory.fluctuation[rows], memory.sensitivity[rows])
-            found = self.guesses.sensitivities(gradient[rows], starts.fluctuation[rows], there)
-            memory.sensitivity[rows], error[rows] = found
-        return starts, error
+        if not guessed.any():
+            return starts, memory.sensitivity, error
+        if guessed.all():
+            return starts, *self._sensitivities(gradient, starts.fluctuation, starts.residual, memory)
+        there = Memory(memory.gradient[guessed], memory.fluctuation[guessed], memory.sensitivity[guessed])
+        g, w, r = gradient[guessed], starts.fluctuation[guessed], starts.residual[guessed]
+        S = memory.sensitivity.copy()
+        S[guessed], error[guessed] = self._sensitivities(g, w, r, there)
+        return starts, S, error
+
+    def _sensitivities(self, gradient: Array, w: Array, residual: Array, memory: Memory) -> tuple[Array, Array]:
+        """Those at guesses w with residuals r (n, N), and their errors."""
+        assert self.guesses is not None
+        S, error = self.guesses.sensitivities(gradient, w, memory)
+        if not self._misjudged(gradient, w, residual, S, error):
+            return S, error
+        self.ledger.count("rve/sensitivities refused", len(S))
+        return self.guesses.sensitivities(gradient, w, memory, ask=False)
+
+    def _misjudged(self, gradient: Array, w: Array, residual: Array, S: Array, error: Array) -> bool:
+        """Whether sensitivities S (n, N, k) err by much more than was said, at a few points in random directions t.
+
+        S t − dw/dg t = K⁻¹ dr/dt along (t, S t), by one more residual r(g + εt, w + εSt) each.
+        """
+        n, k = gradient.shape
+        rows = self._random.choice(n, size=-(-n // _PROBED), replace=False)
+        t = self._random.normal(size=(len(rows), k))
+        t *= _PROBE / np.linalg.norm(t, axis=1, keepdims=True)
+        there, changed = w[rows] + product(S[rows], t), np.empty((len(rows), w.shape[1]))
+        for i, w_there, r in zip(range(len(rows)), there, changed, strict=True):
+            self.problem.residual(gradient[rows[i]] + t[i], w_there, r)
+        changed -= residual[rows]
+        errors = self.factors.solve(self.factors.nearest(gradient[rows]), changed)
+        size = np.sqrt(np.abs((changed * errors).sum(axis=1)) / (self.problem.volume * self.scale)) / _PROBE
+        return not bool((size <= _TOO_MUCH * np.maximum(DEFECT * error[rows], _LEAST_DEFECT)).all())
 
     def _respond(self, gradient: Array, fluctuation: Array, which: int) -> tuple[Array, Array] | None:
         """Condensed tangent (m, k) and sensitivity (N, k), None under a border or where the factor is too far away."""

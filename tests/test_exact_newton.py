@@ -1,0 +1,51 @@
+"""The method of two levels on one equation: what it takes for a solution."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from solver_adapters.level import Level
+from solver_adapters.macro.exact_newton import ExactNewton, Measured
+from solver_adapters.macro.load_stepping import Solved
+
+
+@dataclass
+class Cubic:
+    """q(u) = 1, q = u + u³/10; swept fluxes err by as much as they may, models are tangents at the last answer."""
+
+    rtol: float
+    atol: float
+    u: float = 0.0
+    anchor: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    swept: list[float] = field(default_factory=list)
+
+    def iterate(self, level: Level) -> Solved:
+        at, q, slope = self.anchor
+        self.u = at + (1.0 - q) / slope
+        return Solved(1, "")
+
+    def measure(self, level: Level) -> Measured:
+        error = level.tolerance
+        q = self.u + self.u**3 / 10
+        self.anchor = self.u, q + min(error, abs(1.0 - q)) * (1.0 if q < 1.0 else -1.0), 1.0 + 0.3 * self.u**2
+        self.swept.append(error)
+        return Measured(abs(self.anchor[1] - 1.0), max(self.atol, self.rtol), 1.0)
+
+    def go_back(self) -> None:
+        self.u, self.anchor = 0.0, (0.0, 0.0, 1.0)
+
+    def relative_tolerance(self) -> float:
+        return self.rtol
+
+    def count(self, name: str, n: int = 1) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("rtol", "atol"), [(1e-9, 1e-30), (1e-9, 1e-4), (1e-9, 1e-2), (1e-3, 1e-30)])
+def test_fluxes_of_a_solution_are_as_accurate_as_the_tolerance_says(rtol, atol):
+    newton = ExactNewton()
+    for _ in range(3):
+        problem = Cubic(rtol, atol)
+        assert newton.solve(problem) is not None
+        assert problem.swept[-1] <= 0.5 * rtol
+        assert abs(problem.u + problem.u**3 / 10 - 1.0) <= 1.5 * max(rtol, atol)
