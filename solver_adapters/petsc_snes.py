@@ -124,6 +124,7 @@ class WarmStart:
         self._solves = 0
         self._known: Array = np.zeros(1)
         self._standard: Array = np.zeros(0)
+        self._found: Array | None = None
         self._strict: bool | None = None
         self._suspended = self.used = False
         self._theirs: InitialGuess = snes.getInitialGuess()
@@ -204,10 +205,18 @@ class WarmStart:
         if self.used:
             set_owned(x, start)
             at_standard, at_guess = self._residual.norms
-            self._tolerance.hold(at_standard, at_guess, share)
+            self._tolerance.hold(at_standard, at_guess, self._certain(share))
             self._hold_strictness(False)
         if self.options.monitor:
             self._tell()
+
+    def _certain(self, share: float) -> float:
+        """Share of the residual at the standard start that counts: models know nothing far from the last solution."""
+        if share == 1.0:
+            return share
+        last = self._found if self._ts is None else owned(self._ts().getSolution())
+        near = np.array_equal(self._standard, last)
+        return share if self._comm.allreduce(near) == self._comm.size else 0.0
 
     def _end(self) -> None:
         """The solve has ended."""
@@ -221,7 +230,8 @@ class WarmStart:
         if raised:  # what it was cannot be raised from here: let PETSc raise an error in its place
             self._hold_strictness(True)
         if snes.getConvergedReason() > 0 and self._guarded is not None and self._ts is None:
-            self._guarded.learn(self._known, owned(snes.getSolution()))
+            self._found = owned(snes.getSolution())
+            self._guarded.learn(self._known, self._found)
             self._solves += 1
         if self.options.view:
             self.view()

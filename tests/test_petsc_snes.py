@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import nullcontext
 
 from mpi4py import MPI
 from petsc4py import PETSc
@@ -16,6 +17,7 @@ from coupling.contract import Status
 from coupling.guess import Guess
 from coupling.predictors import create_predictor
 from solver_adapters.petsc_snes import warm_start
+from solver_adapters.warm_starts.trials import set_trials
 from solver_adapters.warm_starts.vectors import owned, set_owned
 from tests.petsc_problems import Bratu, Diffusion
 
@@ -598,3 +600,23 @@ def test_a_handle_may_outlive_its_solver():
     handle.remove()
     with pytest.raises(ContractError, match="has been destroyed"):
         handle.view()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("away", "certain"), [(0.0, 0.1), (0.1, 0.0)], ids=["at the last solution", "elsewhere"])
+def test_only_what_is_certain_of_a_trial_residual_goes_into_the_tolerance(away, certain):
+    """Of residuals of trial states that are not the true ones, and of none but at the last solution."""
+    problem, found = Bratu(comm, "s_"), []
+    set_trials(problem.snes, lambda: nullcontext(0.1))
+    atol = problem.snes.getTolerances()[1]
+    with warm_start(problem.snes, "linear", parameter=lambda: problem.load) as handle:
+        problem.sweep(LOADS[:2])
+        problem.load = LOADS[2]
+        if comm.rank == comm.size - 1:
+            problem.x.array_w[:] += away
+        r = problem.x.duplicate()
+        problem.snes.computeFunction(problem.x, r)
+        problem.snes.setMonitor(lambda snes, *_: found.append(snes.getTolerances()[1]))
+        problem.snes.solve(None, problem.x)
+        assert handle.used
+    assert found[0] == pytest.approx(max(atol, certain * 1e-8 * r.norm()), rel=1e-12)
