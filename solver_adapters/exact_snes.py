@@ -130,8 +130,9 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     The SNES of the TS becomes one of type "python" around an inner SNES of its former type, with its options, options
     prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one, and
     compare starts by the residuals of the plain models, which cost nothing and are the true ones at the last solution,
-    but for rates; a tenth of that at the standard start, where this is the last solution, goes into the tolerance. A start that the models praise wrongly
-    leads to a classical solve at worst, and from there, if that fails, to the standard start.
+    but for rates; a tenth of that at the standard start, where this is the last solution, goes into the tolerance. A
+    start that the models praise wrongly leads to a classical solve at worst, and from there, if that fails, to the
+    standard start.
 
     Args:
         ts: the time stepper, with IFunction and IJacobian set.

@@ -124,7 +124,7 @@ class WarmStart:
         self._solves = 0
         self._known: Array = np.zeros(1)
         self._standard: Array = np.zeros(0)
-        self._found: Array | None = None
+        self._found: Array = np.zeros(0)
         self._strict: bool | None = None
         self._suspended = self.used = False
         self._theirs: InitialGuess = snes.getInitialGuess()
