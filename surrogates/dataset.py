@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from coupling.contract import Array, ClosureSpec
 from coupling.errors import ContractError, ModelError
 from coupling.files import write_atomically
+from surrogates.array_file import packed
 from surrogates.box import Box
 from surrogates.stretch_space import StretchBox, box_of
 
@@ -141,7 +141,7 @@ class Dataset:
             "provenance": self.provenance,
             "fingerprint": self.fingerprint,
         }
-        write_atomically(path, save(self.arrays, {"card": json.dumps(card, allow_nan=False)}))
+        write_atomically(path, packed(self.arrays, {"card": json.dumps(card, allow_nan=False)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Dataset:

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from safetensors.numpy import save
-
 from coupling.contract import Array
 from coupling.errors import ModelError
+from surrogates.array_file import packed
 from surrogates.backend import Precision
 from surrogates.energy_network import EnergyNetwork
 from surrogates.energy_surrogate import EnergySurrogate
@@ -64,7 +63,7 @@ def save_model(surrogate: TrainedSurrogate, folder: str | Path) -> None:
     """
     folder = Path(folder).resolve()
     check_replaceable(folder)
-    weights = save(surrogate.weights)
+    weights = packed(surrogate.weights)
     card = _card_of(surrogate, weights)
     _check_card(folder, card)
     write_folder(folder, {WEIGHTS: weights}, card)

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from coupling.agreement import together
 from coupling.contract import Array, Response
 from coupling.errors import ModelError
 from coupling.files import write_atomically
+from surrogates.array_file import packed
 
 _ORIGIN, _STOP = "origin.json", "stop"
 
@@ -58,7 +59,7 @@ class PartialSamples:
             arrays["energy"] = response.energy
         if response.state is not None:
             arrays["state"] = response.state
-        write_atomically(self._file(start), save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+        write_atomically(self._file(start), packed(arrays))
 
     def stop(self) -> None:
         """Have all ranks stop before their next batch."""

@@ -10,11 +10,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save
-
 from coupling.contract import Array
 from coupling.errors import ModelError
+from surrogates.array_file import packed
 from surrogates.field_predictor import Coefficients, FieldPredictor
 from surrogates.folders import (
     CARD,
@@ -47,8 +45,7 @@ def save_predictor(predictor: FieldPredictor, folder: str | Path) -> None:
         TypeError, ValueError: where ``origin`` holds what JSON cannot.
     """
     kind = next(name for name, of in _KINDS.items() if isinstance(predictor.coefficients, of))
-    arrays = {"modes": predictor.modes, **predictor.coefficients.weights}
-    weights = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})  # it does not look at strides
+    weights = packed({"modes": predictor.modes, **predictor.coefficients.weights})
     card = {
         "format": FORMAT,
         "family": PREDICTOR_FAMILY,

@@ -58,6 +58,14 @@ def test_round_trip_is_bit_exact(surrogate, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_weights_in_any_order_of_memory(network, tmp_path):
+    weights = {name: np.asarray(array, order="F") for name, array in network.weights.items()}
+    assert not all(array.flags.c_contiguous for array in weights.values())
+    transposed = type(network.potential).from_architecture(network.architecture, weights)
+    save_model(EnergySurrogate(transposed, network.card), tmp_path / "model")
+    assert_same(load_model(tmp_path / "model"), network)
+
+
 def installed(package):
     try:
         return version(package)

@@ -169,6 +169,12 @@ def test_data_set_round_trip_is_exact(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["data.safetensors"]
 
 
+def test_data_sets_in_any_order_of_memory(tmp_path):
+    data = neo_hookean_data(30)
+    replace(data, tangent=np.asfortranarray(data.tangent)).save(tmp_path / "data.safetensors")
+    np.testing.assert_array_equal(Dataset.load(tmp_path / "data.safetensors").tangent, data.tangent)
+
+
 def test_fingerprint_sees_every_number():
     data = neo_hookean_data(30)
     tangent = data.tangent.copy()
