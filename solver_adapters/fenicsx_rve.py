@@ -16,9 +16,9 @@ from coupling.guess import Predictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.boundary import Boundary
 from solver_adapters.rve.cell_problem import CellProblem
-from solver_adapters.rve.energies import Energy
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses
+from solver_adapters.rve.histories import Material
 from solver_adapters.rve.kinematics import Kinematics, Stretch
 from solver_adapters.rve.memory import Memory
 from solver_adapters.rve.sweep import Sweep
@@ -40,6 +40,7 @@ class Equilibrium:
         sensitivity: (n, k), S = dw/dg = −K⁻¹L.
         flux: (m,), condensed flux.
         tangent: (m, k), condensed tangent.
+        history: (h,), at the quadrature points of materials that have one, at the end of the increment.
     """
 
     gradient: Array
@@ -47,6 +48,7 @@ class Equilibrium:
     sensitivity: Array
     flux: Array
     tangent: Array
+    history: Array
 
 
 class PeriodicRVE:
@@ -69,13 +71,15 @@ class PeriodicRVE:
     such as 1e-6 then gives a monolithic scheme, one micro iteration for each macro iterate, with the same final answer.
 
     The closure's state is a memory of the last equilibrium (g₀, w, S): it shortens the next solve and does not change
-    its result beyond the tolerance, for the tangent beyond its square root. Past an instability of the RVE the
+    its result beyond the tolerance, for the tangent beyond its square root. Materials with history
+    (:mod:`solver_adapters.rve.histories`) add what they remember at the quadrature points. Past an instability of the RVE the
     equilibrium that is found is a stationary point of W, not its minimum; the ledger then counts LU factorisations,
     which stand in where the stiffness is not positive definite.
 
     Args:
         cell: unit cell, from :mod:`solver_adapters.rve.meshes` or :mod:`solver_adapters.rve.unit_cells`.
-        materials: energy density for each cell tag, from :mod:`solver_adapters.rve.energies` or your own.
+        materials: energy density for each cell tag, from :mod:`solver_adapters.rve.energies` or your own, or a material
+            with history, from :mod:`solver_adapters.rve.histories` or your own.
         kinematics: kind of problem, from :mod:`solver_adapters.rve.kinematics`; by default finite strain in the stretch
             frame.
         boundary: "periodic", "linear" (displacements or temperatures of the boundary are those of the macroscopic
@@ -83,10 +87,11 @@ class PeriodicRVE:
         degree: polynomial degree of the fluctuation.
         quadrature_degree: by default 2(degree − 1), but at least 1; more on cells that are not affine.
         tolerance: permitted error of the flux relative to the reference stiffness. It is the error of an energy, and so
-            tolerance/|g|² of that of a gradient g: 1e-6 is too loose at 1 % strain, where 1e-12 serves.
-        energy: whether responses carry the energy density, where the flux is its derivative.
+            tolerance/|g|² of that of a gradient g: 1e-6 is too loose at 1 % strain, where 1e-12 serves, and with
+            plasticity, where stresses have kinks, 1e-16.
+        energy: whether responses carry the energy density, where the flux is its derivative and nothing has history.
         flux_unit: unit of the materials' moduli.
-        predictor: guesses of fluctuations from gradients. A guess is used where the true residual is smaller there than
+        predictor: guesses of fluctuations from gradients, followed by the :meth:`features` of the state. A guess is used where the true residual is smaller there than
             at the usual start and det(U + ∇w) > 0 in all of the RVE.
 
     Attributes:
@@ -98,12 +103,21 @@ class PeriodicRVE:
         MeshError: the cell does not fit the boundary condition.
         ClosureError: there is no equilibrium in the reference state.
         ContractError: a tag without material, no such boundary condition, an energy where none belongs to the flux.
+
+    A predictor for materials with history is fitted to increments along paths, which visit what a run will:
+
+        for gradient in paths:  # (steps, n, k), random walks, say
+            response = rve.evaluate(gradient, state, dt)
+            known.append(np.hstack([gradient, rve.features(state)]))
+            fields.append(rve.fluctuations(response.state))
+            state = response.state
+        FieldPredictor.fit(np.vstack(known), np.vstack(fields), reference=np.zeros(k + f))
     """
 
     def __init__(
         self,
         cell: UnitCell,
-        materials: Mapping[int, Energy],
+        materials: Mapping[int, Material],
         kinematics: Kinematics | None = None,
         *,
         boundary: Boundary = "periodic",
@@ -130,13 +144,14 @@ class PeriodicRVE:
         self.problem = CellProblem(
             cell, materials, self.kinematics, boundary=boundary, degree=degree, quadrature_degree=quadrature_degree
         )
-        k, n = self.problem.spec.k, self.problem.n
-        if energy and (self.kinematics.sign < 0 or self.problem.spec.m < k):
+        k, n, h = self.problem.spec.k, self.problem.n, len(self.problem.history)
+        if energy and (self.kinematics.sign < 0 or self.problem.spec.m < k or h):
+            what = "materials with history" if h else type(self.kinematics).__name__
             raise ContractError(
-                f"energy=True, but with {type(self.kinematics).__name__} the flux is not the derivative of an energy: "
-                "leave it out"
+                f"energy=True, but with {what} the flux is not the derivative of an energy: leave it out"
             )
-        self.spec: ClosureSpec = replace(self.problem.spec, flux_unit=flux_unit, state_size=k + n * (1 + k))
+        size = k + n * (1 + k) + h
+        self.spec: ClosureSpec = replace(self.problem.spec, flux_unit=flux_unit, state_size=size, history=h > 0)
         self._with_energy, self.predictor = energy, predictor
         border = self.problem.border
         self._factor = SymmetricFactor(self.problem.K, 1 + k + (0 if border is None else border.columns.shape[1]))
@@ -158,16 +173,17 @@ class PeriodicRVE:
         flux, tangent = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
         energy = np.full(n, np.nan) if self._with_energy else None
         memory, self.point_work = np.array(state), np.zeros(n)
+        self._set_increment(dt)
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         with self.ledger.phase("rve"):
             good = np.flatnonzero(status == Status.OK)
-            guessed = self._guessed(gradient, memory if hint is None else hint, good)
+            history = self._memory(memory).history
+            guessed = self._guessed(gradient, memory if hint is None else hint, history, good)
             for i in good:
                 row, solved, before = memory[i], None, self._iterations
                 if i in guessed:
-                    solved = self._newton(
-                        gradient[i], replace(self.reference, gradient=gradient[i], fluctuation=guessed[i])
-                    )
+                    start = replace(self.reference, gradient=gradient[i], fluctuation=guessed[i])
+                    solved = self._newton(gradient[i], start, history[i])
                 solved = solved or self._solve(gradient[i], row if hint is None else hint[i], row)
                 self.point_work[i] = self._iterations - before
                 if solved is None:
@@ -197,8 +213,12 @@ class PeriodicRVE:
         Where that does not converge, Newton's method stands in, as long as that concerns few points.
         """
         check_arguments(self.spec, gradient, state, hint)
+        assert state is not None
         n, k, m = len(gradient), self.spec.k, self.spec.m
         memory = np.array(state if hint is None else hint)
+        history = self._memory(memory).history
+        history[:] = self._memory(state).history
+        self._set_increment(dt)
         flux, tangents = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         error, good = np.full(n, np.inf), np.flatnonzero(status == Status.OK)
@@ -213,7 +233,8 @@ class PeriodicRVE:
             status[unsolved] = Status.NOT_CONVERGED
             if unsolved.size <= max(1, n * _FEW):
                 for i in unsolved:
-                    solved = self._newton(gradient[i], self.equilibrium(memory[i]), tolerance / self._scale)
+                    start = self.equilibrium(memory[i])
+                    solved = self._newton(gradient[i], start, history[i], tolerance / self._scale)
                     if solved is not None:
                         status[i], error[i] = Status.OK, tolerance
                         flux[i], tangents[i] = solved.flux, solved.tangent
@@ -226,6 +247,17 @@ class PeriodicRVE:
     def _sweep(self) -> Sweep:
         return Sweep(self.problem, self._factor, np.array(self.spec.reference), self._scale, self.ledger, self._guesses)
 
+    def _set_increment(self, dt: float) -> None:
+        if self.problem.set_increment(dt):
+            vars(self).pop("_sweep", None)  # its factors are those of another dt
+
+    def features(self, state: Array) -> Array:
+        """What predictors are told of the histories in rows of a state (n, s), besides the gradient.
+
+        That is the average of each component over the cells of its material, (n, f); f = 0 without history.
+        """
+        return self.problem.history.averages(self._memory(state).history)
+
     def fluctuations(self, state: Array) -> Array:
         """Fluctuations (n, N) of the rows of a state, for :func:`surrogates.sample` to keep."""
         return np.array(self._memory(state).fluctuation)
@@ -233,7 +265,9 @@ class PeriodicRVE:
     def equilibrium(self, row: Array) -> Equilibrium:
         """The equilibrium that a row (s,) of a returned state remembers; its flux and tangent are not kept and NaN."""
         known, unknown = self._memory(row[None]), np.full((self.spec.m, self.spec.k), np.nan)
-        return Equilibrium(known.gradient[0], known.fluctuation[0], known.sensitivity[0], unknown[:, 0], unknown)
+        return Equilibrium(
+            known.gradient[0], known.fluctuation[0], known.sensitivity[0], unknown[:, 0], unknown, known.history[0]
+        )
 
     @property
     def _iterations(self) -> int:
@@ -241,9 +275,9 @@ class PeriodicRVE:
 
     def _solve_reference(self) -> Equilibrium:
         k, m, n = self.spec.k, self.spec.m, self.problem.n
-        rest = np.array(self.spec.reference)
-        start = Equilibrium(rest, np.zeros(n), np.zeros((n, k)), np.zeros(m), np.zeros((m, k)))
-        solved = self._newton(rest, start)
+        rest, virgin = np.array(self.spec.reference), self.problem.history.virgin
+        start = Equilibrium(rest, np.zeros(n), np.zeros((n, k)), np.zeros(m), np.zeros((m, k)), virgin)
+        solved = self._newton(rest, start, virgin)
         if solved is None:
             raise ClosureError(
                 "the RVE has no equilibrium in its reference state: its energy must be finite there, and its stiffness "
@@ -252,12 +286,12 @@ class PeriodicRVE:
             )
         return solved
 
-    def _guessed(self, gradient: Array, rows: Array, good: NDArray[np.intp]) -> dict[int, Array]:
+    def _guessed(self, gradient: Array, rows: Array, history: Array, good: NDArray[np.intp]) -> dict[int, Array]:
         """Guessed fluctuations of those of the good points that have one."""
         if self._guesses is None:
             return {}
         good = good[np.isfinite(rows[good]).all(axis=1)]
-        starts = self._guesses.starts(gradient[good], self._memory(rows[good]))
+        starts = self._guesses.starts(gradient[good], replace(self._memory(rows[good]), history=history[good]))
         used = starts.guessed
         return {int(i): start for i, start in zip(good[used], starts.fluctuation[used], strict=True)}
 
@@ -267,15 +301,20 @@ class PeriodicRVE:
 
     def _solve(self, gradient: Array, hint: Array, committed: Array) -> Equilibrium | None:
         """Equilibrium at ``gradient``: from the hint at once, else in steps from the committed memory."""
-        solved = self._newton(gradient, self.equilibrium(hint)) if np.isfinite(hint).all() else None
-        return solved or self._walk(gradient, self.equilibrium(committed), step=0.5 if hint is committed else 1.0)
+        last, solved = self.equilibrium(committed), None
+        if np.isfinite(hint).all():
+            solved = self._newton(gradient, self.equilibrium(hint), last.history)
+        return solved or self._walk(gradient, last, step=0.5 if hint is committed else 1.0)
 
     def _walk(self, gradient: Array, start: Equilibrium, *, step: float) -> Equilibrium | None:
-        """Equilibrium at the end of the straight path from ``start``, in steps halved where Newton fails."""
-        origin, done = start.gradient, 0.0
+        """Equilibrium at the end of the straight path from ``start``, in steps halved where Newton fails.
+
+        It is one increment all the same: the history of ``start`` is what all steps begin with.
+        """
+        origin, history, done = start.gradient, start.history, 0.0
         while done < 1.0:
             reached = min(1.0, done + step)
-            solved = self._newton(origin + reached * (gradient - origin), start)
+            solved = self._newton(origin + reached * (gradient - origin), start, history)
             self.ledger.count("rve/substeps")
             if solved is not None:
                 start, done, step = solved, reached, 2 * step
@@ -285,15 +324,20 @@ class PeriodicRVE:
                     return None
         return start
 
-    def _newton(self, gradient: Array, start: Equilibrium, tolerance: float | None = None) -> Equilibrium | None:
-        """Equilibrium at ``gradient``, or None where Newton's method from the predictor of ``start`` diverges."""
+    def _newton(
+        self, gradient: Array, start: Equilibrium, history: Array, tolerance: float | None = None
+    ) -> Equilibrium | None:
+        """Equilibrium at ``gradient`` after an increment from ``history``, or None where Newton's method diverges.
+
+        It starts from the predictor of ``start``.
+        """
         tolerance = self.tolerance if tolerance is None else tolerance
         w, border = start.fluctuation + start.sensitivity @ (gradient - start.gradient), self.problem.border
         if border is not None:
             w = border.feasible(w)
         error = np.inf
         for _ in range(_MOST_ITERATIONS):
-            system = self.problem.linearise(gradient, w)
+            system = self.problem.linearise(gradient, w, history)
             self.ledger.count("rve/newton iterations")
             if not np.isfinite(system.right).all():
                 return None
@@ -307,7 +351,8 @@ class PeriodicRVE:
             w = w - solution[:, 0]
             if error <= tolerance:
                 (flux, tangent), sign = system.condensed(condensed), self.kinematics.sign
-                return Equilibrium(gradient, w, -solution[:, 1:], sign * flux, sign * tangent)
+                h = self.problem.updated(gradient, w, history)
+                return Equilibrium(gradient, w, -solution[:, 1:], sign * flux, sign * tangent, h)
         return None
 
     def _condense(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
@@ -332,7 +377,7 @@ class PeriodicRVE:
     def _remember(self, known: Equilibrium, row: Array) -> None:
         memory = self._memory(row[None])
         memory.gradient[:], memory.fluctuation[:] = known.gradient, known.fluctuation
-        memory.sensitivity[:] = known.sensitivity
+        memory.sensitivity[:], memory.history[:] = known.sensitivity, known.history
 
     def _memory(self, rows: Array) -> Memory:
         return Memory.of(rows, self.spec.k, self.problem.n)

@@ -3,7 +3,7 @@
     r = |Y| ∂W/∂w,  K = |Y| ∂²W/∂w²,  L = |Y| ∂²W/∂w∂g,  T = ∂W/∂e,  D = ∂²W/∂e∂g
 
 with W averaged over the period Y, voids included; r, K and L are integrals, so that the compiled forms know nothing of
-the volume |Y|. Residual and coupling are assembled together, flux and its explicit derivative too, so that one
+the volume |Y|. Where materials have history, W is the incremental potential of an increment that starts with it. Residual and coupling are assembled together, flux and its explicit derivative too, so that one
 linearisation costs three passes over the cells.
 """
 
@@ -21,9 +21,10 @@ from dolfinx import cpp, fem, la
 from coupling.contract import Array
 from coupling.errors import ContractError
 from solver_adapters.rve.boundary import Border, Boundary, fluctuation_blocks, uniform_border
-from solver_adapters.rve.energies import Energy
+from solver_adapters.rve.histories import HistoryMaterial, Material
 from solver_adapters.rve.kinematics import Kinematics, Stretch
 from solver_adapters.rve.periodic import Period, constant_space, identified
+from solver_adapters.rve.point_history import NO_HISTORY, PointHistory
 from solver_adapters.rve.unit_cells import UnitCell
 
 
@@ -54,11 +55,14 @@ class CellProblem:
 
     Args:
         cell: mesh and tags.
-        materials: energy density for each cell tag.
+        materials: energy density, or material with history, for each cell tag.
         kinematics: how g and w make the argument of the energies.
         boundary: which fluctuations are permitted.
         degree: polynomial degree of the fluctuation.
         quadrature_degree: exactness of the quadrature of all terms.
+
+    Attributes:
+        history: what the materials remember at the quadrature points; without any, a row of it is empty.
 
     Raises:
         ContractError: a tag without material, a material without stiffness.
@@ -68,7 +72,7 @@ class CellProblem:
     def __init__(
         self,
         cell: UnitCell,
-        materials: Mapping[int, Energy],
+        materials: Mapping[int, Material],
         kinematics: Kinematics,
         *,
         boundary: Boundary,
@@ -92,7 +96,12 @@ class CellProblem:
         local = kinematics.local(self.g, self.w)
         self.volume = period.volume
         self._deformation = local[-1] if isinstance(kinematics, Stretch) else None
-        parts = {tag: law(*local) * dx(tag) for tag, law in materials.items() if tag in present}
+        self.history = PointHistory(mesh)
+        parts = {
+            tag: self.history.add(law, local, dx(tag)) if isinstance(law, HistoryMaterial) else law(*local) * dx(tag)
+            for tag, law in materials.items()
+            if tag in present
+        }
         _check_stiffness(parts, self.w)
         energy = sum(parts.values())
 
@@ -105,7 +114,7 @@ class CellProblem:
         self.K = fem.create_matrix(self._stiffness, la.BlockMode.expanded)  # type: ignore[attr-defined]
         self.border: Border | None = None
         self.constant = not self._stiffness._cpp_object.coefficients
-        rest = np.array(self.spec.reference), np.zeros(self.n)
+        rest = np.array(self.spec.reference), np.zeros(self.n), self.history.virgin
         if boundary == "uniform":
             self.assemble_stiffness(self._pack(*rest, self._stiffness))
             self._set_border(period)
@@ -129,10 +138,20 @@ class CellProblem:
             flux += ufl.derivative(ufl.derivative(energy, self.g, _block(q, j, k, m)), self.g, e)
         self._residual, self._flux, self._energy = fem.form(residual), fem.form(flux), fem.form(energy)
         self._stiffness = fem.form(ufl.derivative(ufl.derivative(energy, self.w), self.w))
-        forms = (self._residual, self._flux, self._energy, self._stiffness)
-        self._constants = {form: cpp.fem.pack_constants(form._cpp_object) for form in forms}
+        self._constants: dict[Any, Any] = {}
+        self._rated = self.history.dt in energy.constants()
         used = [form._cpp_object.coefficients for form in (self._residual, self._flux, self._stiffness)]
         self._alike = used[0] == used[1] == used[2]
+
+    def set_increment(self, dt: float) -> bool:
+        """Let increments have the length ``dt``; returns whether that changes the forms."""
+        changed = self._rated and dt != float(self.history.dt.value)
+        self.history.dt.value = dt
+        if changed:
+            self._constants.clear()
+            if self.constant:
+                self.assemble_stiffness(cpp.fem.pack_coefficients(self._stiffness._cpp_object))
+        return changed
 
     def permitted(self, fluctuations: Array) -> Array:
         """The columns (…, n, c), moved and changed so that they satisfy a border."""
@@ -145,17 +164,15 @@ class CellProblem:
         """The residual alone as a compiled form, for comparison and plain Newton methods."""
         return self._residual_alone
 
-    def linearise(self, gradient: Array, fluctuation: Array) -> Linearisation:
-        """Assemble r, L, T, D and, in :attr:`K`, the stiffness at g (k,) and w (n,)."""
+    def linearise(self, gradient: Array, fluctuation: Array, history: Array = NO_HISTORY) -> Linearisation:
+        """Assemble r, L, T, D and, in :attr:`K`, the stiffness at g (k,), w (n,) and h₀ (h,)."""
         k, m = self.spec.k, self.spec.m
-        residual = flux_values = stiffness = self._pack(gradient, fluctuation)
+        residual = flux_values = stiffness = self._pack(gradient, fluctuation, history)
         if not self._alike:
             flux_values, stiffness = (cpp.fem.pack_coefficients(f._cpp_object) for f in (self._flux, self._stiffness))
         right, flux = np.zeros((self.n, 1 + k)), np.zeros((1 + k, m))
-        cpp.fem.assemble_vector(
-            right.reshape(-1), self._residual._cpp_object, self._constants[self._residual], residual
-        )
-        cpp.fem.assemble_vector(flux.reshape(-1), self._flux._cpp_object, self._constants[self._flux], flux_values)
+        self._assemble(right.reshape(-1), self._residual, residual)
+        self._assemble(flux.reshape(-1), self._flux, flux_values)
         if not self.constant:
             self.assemble_stiffness(stiffness)
         right[self._gauge] = 0.0
@@ -163,19 +180,26 @@ class CellProblem:
         flux /= self.volume
         return Linearisation(columns, flux[0], flux[1:].T)
 
-    def residual(self, gradient: Array, fluctuation: Array, out: Array) -> None:
+    def residual(self, gradient: Array, fluctuation: Array, out: Array, history: Array = NO_HISTORY) -> None:
         """Overwrite ``out`` (n,) by r(g, w) alone, without the reactions of a border."""
         out[:] = 0.0
-        self._assemble_alone(out, self._residual_alone, gradient, fluctuation)
+        self._assemble(out, self._residual_alone, self._pack(gradient, fluctuation, history, self._residual_alone))
         out[self._gauge] = 0.0
         if self.border is not None:
             out[:] = self.border.feasible(out)
 
-    def flux(self, gradient: Array, fluctuation: Array, out: Array) -> None:
+    def flux(self, gradient: Array, fluctuation: Array, out: Array, history: Array = NO_HISTORY) -> None:
         """Overwrite ``out`` (m,) by T(g, w) alone."""
         out[:] = 0.0
-        self._assemble_alone(out, self._flux_alone, gradient, fluctuation)
+        self._assemble(out, self._flux_alone, self._pack(gradient, fluctuation, history, self._flux_alone))
         out /= self.volume
+
+    def updated(self, gradient: Array, fluctuation: Array, history: Array) -> Array:
+        """The history h₁ (h,) at the end of an increment from h₀ to g and w."""
+        if not len(self.history):
+            return NO_HISTORY
+        self._place(gradient, fluctuation, history)
+        return self.history.updated()
 
     def is_admissible(self, gradient: Array, fluctuation: Array) -> bool:
         """Whether all numbers are finite and, at finite strain, det F > 0 at all quadrature points."""
@@ -183,7 +207,7 @@ class CellProblem:
             return False
         if self._deformation is None:
             return True
-        form, coefficients = self._folded, self._pack(gradient, fluctuation, self._folded)
+        form, coefficients = self._folded, self._pack(gradient, fluctuation, self.history.virgin, self._folded)
         return bool(cpp.fem.assemble_scalar(form._cpp_object, self._packed_constants(form), coefficients) == 0.0)
 
     @cached_property
@@ -204,8 +228,7 @@ class CellProblem:
             ufl.derivative(self._average, self.g, ufl.as_vector([0.0] * (k - m) + [q[i] for i in range(m)]))
         )
 
-    def _assemble_alone(self, out: Array, form: Any, gradient: Array, fluctuation: Array) -> None:
-        coefficients = self._pack(gradient, fluctuation, form)
+    def _assemble(self, out: Array, form: Any, coefficients: Any) -> None:
         cpp.fem.assemble_vector(out, form._cpp_object, self._packed_constants(form), coefficients)
 
     def _packed_constants(self, form: Any) -> Any:
@@ -217,18 +240,17 @@ class CellProblem:
         """Overwrite :attr:`K`; the rows and columns of the pinned block are those of the identity."""
         form, pinned = self._stiffness._cpp_object, [self._pinned._cpp_object]
         self.K.data.fill(0.0)
-        cpp.fem.assemble_matrix(self.K._cpp_object, form, self._constants[self._stiffness], coefficients, pinned)
+        constants = self._packed_constants(self._stiffness)
+        cpp.fem.assemble_matrix(self.K._cpp_object, form, constants, coefficients, pinned)
         cpp.fem.insert_diagonal(self.K._cpp_object, form.function_spaces[0], pinned, 1.0)
         if self.border is not None:
             self.K.data[self._sprung] += self.border.stiffness
 
     def energy(self, gradient: Array, fluctuation: Array) -> float:
         """Average energy density W(g, w)."""
-        coefficients = self._pack(gradient, fluctuation, self._energy)
-        return (
-            float(cpp.fem.assemble_scalar(self._energy._cpp_object, self._constants[self._energy], coefficients))
-            / self.volume
-        )
+        coefficients = self._pack(gradient, fluctuation, NO_HISTORY, self._energy)
+        constants = self._packed_constants(self._energy)
+        return float(cpp.fem.assemble_scalar(self._energy._cpp_object, constants, coefficients)) / self.volume
 
     def full_function(self, values: Array) -> Any:
         """Function of the ordinary Lagrange space that equals the fluctuation with values (n,)."""
@@ -237,9 +259,13 @@ class CellProblem:
         function.x.array[:] = values.reshape(-1, bs)[self.blocks].reshape(-1)
         return function
 
-    def _pack(self, gradient: Array, fluctuation: Array, form: Any = None) -> Any:
+    def _place(self, gradient: Array, fluctuation: Array, history: Array) -> None:
         self.g.x.array[:] = gradient
         self.w.x.array[:] = fluctuation
+        self.history.start_from(history)
+
+    def _pack(self, gradient: Array, fluctuation: Array, history: Array, form: Any = None) -> Any:
+        self._place(gradient, fluctuation, history)
         return cpp.fem.pack_coefficients((form or self._residual)._cpp_object)
 
 

@@ -1,7 +1,8 @@
 """Guessed fluctuations: where the iterations of an RVE may start instead of at the usual predictor.
 
 A guess is carried along with the point: w₀ + ŵ(g) − ŵ(g₀), with ŵ the predictor and w₀ the equilibrium at g₀, so that
-only the change of the field has to be predicted.
+only the change of the field has to be predicted. Where materials have history, ŵ is asked at (g, f) and (g₀, f) with the
+features f of the history that the increment starts with (:meth:`solver_adapters.rve.point_history.PointHistory.averages`).
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ class FluctuationGuesses:
         starts = Starts.usual(gradient, memory)
         step = np.linalg.norm(gradient - memory.gradient, axis=1)
         far = np.flatnonzero(step > _FAR * np.linalg.norm(gradient, axis=1))
-        if not far.size or (changes := self._changes(memory.gradient[far], gradient[far])) is None:
+        if not far.size or (changes := self._changes(memory.rows(far), gradient[far])) is None:
             return starts
         told = np.isfinite(changes).all(axis=1)
-        self._choose(starts, gradient, far[told], (memory.fluctuation[far] + changes)[told])
+        self._choose(starts, gradient, memory.history, far[told], (memory.fluctuation[far] + changes)[told])
         return starts
 
     @np.errstate(divide="ignore", invalid="ignore")  # at a guess that changes nothing
@@ -79,7 +80,7 @@ class FluctuationGuesses:
         carried = product(memory.sensitivity, step)
         left, size = change - carried, np.linalg.norm(change, axis=1)
         error = np.linalg.norm(left, axis=1) / size
-        S, told = memory.sensitivity, self._told(gradient) if ask else None
+        S, told = memory.sensitivity, self._told(self._known(gradient, memory)) if ask else None
         if told is not None:
             told_error = np.linalg.norm(2.0 * left - product(told, step) + carried, axis=1) / size
             better = np.isfinite(told).all(axis=(1, 2)) & (told_error < error)
@@ -89,12 +90,14 @@ class FluctuationGuesses:
             left[better] = 0.0
         return S + left[:, :, None] * (step / (step**2).sum(axis=1)[:, None])[:, None, :], error
 
-    def _choose(self, starts: Starts, gradient: Array, where: NDArray[np.intp], guess: Array) -> None:
+    def _choose(
+        self, starts: Starts, gradient: Array, history: Array, where: NDArray[np.intp], guess: Array
+    ) -> None:
         """Let guesses (c, N) at the points ``where`` (c,) take the place of the usual starts that they beat."""
         at_guess = np.empty_like(guess)
         for i, w, r in zip(where, guess, at_guess, strict=True):
-            self.problem.residual(gradient[i], starts.fluctuation[i], starts.residual[i])
-            self.problem.residual(gradient[i], w, r)
+            self.problem.residual(gradient[i], starts.fluctuation[i], starts.residual[i], history[i])
+            self.problem.residual(gradient[i], w, r, history[i])
         norms, usual = np.linalg.norm(at_guess, axis=1), np.linalg.norm(starts.residual[where], axis=1)
         for j in np.flatnonzero(np.isfinite(norms)):
             i, lower = where[j], not norms[j] >= usual[j]
@@ -106,11 +109,15 @@ class FluctuationGuesses:
         self.ledger.count("rve/guesses used", int(used.sum()))
         self.ledger.count("rve/guesses refused", int((~used).sum()))
 
-    def _changes(self, here: Array, there: Array) -> Array | None:
+    def _known(self, gradient: Array, memory: Memory) -> Array:
+        """What a predictor is told (n, k + f): gradients, and features of the history."""
+        return np.hstack([gradient, self.problem.history.averages(memory.history)])
+
+    def _changes(self, memory: Memory, gradient: Array) -> Array | None:
         """Changes (n, N) of the predicted fields, NaN where none is predicted; None where the predictor fails."""
-        n = len(here)
+        n = len(gradient)
         try:
-            guesses = [self.predictor.predict(np.ascontiguousarray(g)) for g in (there, here)]
+            guesses = [self.predictor.predict(self._known(g, memory)) for g in (gradient, memory.gradient)]
             told = usable(guesses[0].status) & usable(guesses[1].status)
             if not told.any():
                 return None
@@ -122,14 +129,14 @@ class FluctuationGuesses:
             self._fault(error)
             return None
 
-    def _told(self, gradient: Array) -> Array | None:
-        """The predictor's sensitivities, None where it has none or fails."""
+    def _told(self, known: Array) -> Array | None:
+        """The predictor's sensitivities to gradients, None where it has none or fails."""
         if not isinstance(self.predictor, DifferentiablePredictor):
             return None
         try:
-            told = self.predictor.sensitivity(gradient)
-            _check_shape("predicted sensitivities", told, (len(gradient), self.problem.n, gradient.shape[1]))
-            return self.problem.permitted(told)
+            told = self.predictor.sensitivity(known)
+            _check_shape("predicted sensitivities", told, (len(known), self.problem.n, known.shape[1]))
+            return self.problem.permitted(told[:, :, : self.problem.spec.k])
         except Exception as error:  # see _changes
             self._fault(error)
             return None

@@ -54,6 +54,7 @@ class Start:
 
     Args:
         gradient: (n, k), g.
+        history: (n, h), h₀.
         starts: w, with residuals that are known there; its residuals are overwritten.
         sensitivity: (n, N, k), S.
         step: (n,), |g − g₀| from the state in which w was an equilibrium.
@@ -61,6 +62,7 @@ class Start:
     """
 
     gradient: Array
+    history: Array
     starts: Starts
     sensitivity: Array
     step: Array
@@ -84,14 +86,14 @@ def modified_newton(
         scale: norm of the tangent in the reference state.
         ledger: counts ``rve/corrections``, one for each iteration of each point.
     """
-    g, w, residual = start.gradient, start.starts.fluctuation.copy(), start.starts.residual
+    g, h, w, residual = start.gradient, start.history, start.starts.fluctuation.copy(), start.starts.residual
     n = len(g)
     flux, error = np.full((n, problem.spec.m), np.nan), np.full(n, np.inf)
-    which = factors.cover(g, w)
+    which = factors.cover(g, w, h)
     active, size_before, defect = np.arange(n), np.full(n, np.nan), np.empty(0)
     for iteration in range(_MOST_ITERATIONS):
         for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):
-            problem.residual(g[i], w[i], residual[i])
+            problem.residual(g[i], w[i], residual[i], h[i])
         ledger.count("rve/corrections", active.size)
         active = active[np.isfinite(residual[active]).all(axis=1)]
         r = residual[active]
@@ -109,7 +111,7 @@ def modified_newton(
         error[active] = defect[active] * size + size**2
         converged = error[active] <= tolerance
         for i in active[converged]:
-            problem.flux(g[i], w[i], flux[i])
+            problem.flux(g[i], w[i], flux[i], h[i])
         done = active[converged]
         flux[done] += (
             np.matmul(residual[done, None, :], start.sensitivity[done])[:, 0, -problem.spec.m :] / problem.volume

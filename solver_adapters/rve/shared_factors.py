@@ -51,13 +51,13 @@ class SharedFactors:
         self._borders: list[_Border | None] = []
         self._states: Array = np.empty((0, problem.spec.k))
         self._slope = 0.0
-        self._add(reference, np.zeros(problem.n))
+        self._add(reference, np.zeros(problem.n), problem.history.virgin)
 
     def __len__(self) -> int:
         return len(self._factors)
 
-    def cover(self, gradient: Array, fluctuation: Array) -> NDArray[np.intp]:
-        """Index (n,) of the factor for each point with gradient (n, k) and fluctuation (n, N), near enough for all.
+    def cover(self, gradient: Array, fluctuation: Array, history: Array) -> NDArray[np.intp]:
+        """Index (n,) of the factor for each point with g (n, k), w (n, N) and h₀ (n, h), near enough for all.
 
         Where the stiffness of a point cannot be factorised, the factors of others have to serve it.
         """
@@ -65,7 +65,7 @@ class SharedFactors:
         while len(self) < _MOST and self._slope * distance.max(initial=0.0) > _RATE and not self.problem.constant:
             furthest = int(distance.argmax())
             try:
-                self._add(gradient[furthest], fluctuation[furthest])
+                self._add(gradient[furthest], fluctuation[furthest], history[furthest])
             except ArithmeticError:
                 distance[furthest] = 0.0
                 continue
@@ -101,8 +101,8 @@ class SharedFactors:
         distance = np.linalg.norm(gradient[:, None] - self._states, axis=2)
         return distance.argmin(axis=1), distance.min(axis=1)
 
-    def _add(self, gradient: Array, fluctuation: Array) -> None:
-        self.problem.linearise(gradient, fluctuation)
+    def _add(self, gradient: Array, fluctuation: Array, history: Array) -> None:
+        self.problem.linearise(gradient, fluctuation, history)
         factor = SymmetricFactor(self.problem.K, 1)
         self.ledger.count("rve/factorisations")
         if not factor.factorise():

@@ -67,7 +67,8 @@ class Sweep:
 
         Args:
             gradient: (n, k).
-            memory: where each point was; rows of points that fail keep that.
+            memory: where each point was, with the history that the increment starts with; rows of points that fail keep
+                that.
             tangent: (n,) where the tangent and the sensitivity are computed; elsewhere a guess tells the latter, or a
                 secant corrects it.
             tolerance: permitted error of the flux.
@@ -75,7 +76,7 @@ class Sweep:
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
         starts, S, error = self._starts(gradient, memory)
-        w, start = starts.fluctuation, Start(gradient, starts, S, length, error)
+        w, start = starts.fluctuation, Start(gradient, memory.history, starts, S, length, error)
         found = modified_newton(
             self.problem,
             self.factors,
@@ -95,9 +96,12 @@ class Sweep:
         memory.fluctuation[good], memory.gradient[good] = found.fluctuation[good], gradient[good]
         tangents = np.full((len(gradient), self.problem.spec.m, self.problem.spec.k), np.nan)
         for i in np.flatnonzero(good & tangent):
-            solved = self._respond(gradient[i], found.fluctuation[i], found.which[i])
+            solved = self._respond(gradient[i], found.fluctuation[i], memory.history[i], found.which[i])
             if solved is not None:
                 tangents[i], memory.sensitivity[i] = solved
+        if len(self.problem.history):
+            for i in np.flatnonzero(good):
+                memory.history[i] = self.problem.updated(gradient[i], found.fluctuation[i], memory.history[i])
         return Swept(found.flux, tangents, found.error)
 
     def _starts(self, gradient: Array, memory: Memory) -> tuple[Starts, Array, Array]:
@@ -111,22 +115,23 @@ class Sweep:
             return starts, memory.sensitivity, error
         if guessed.all():
             return starts, *self._sensitivities(gradient, starts.fluctuation, starts.residual, memory)
-        there = Memory(memory.gradient[guessed], memory.fluctuation[guessed], memory.sensitivity[guessed])
         g, w, r = gradient[guessed], starts.fluctuation[guessed], starts.residual[guessed]
         S = memory.sensitivity.copy()
-        S[guessed], error[guessed] = self._sensitivities(g, w, r, there)
+        S[guessed], error[guessed] = self._sensitivities(g, w, r, memory.rows(guessed))
         return starts, S, error
 
     def _sensitivities(self, gradient: Array, w: Array, residual: Array, memory: Memory) -> tuple[Array, Array]:
         """Those at guesses w with residuals r (n, N), and their errors."""
         assert self.guesses is not None
         S, error = self.guesses.sensitivities(gradient, w, memory)
-        if not self._misjudged(gradient, w, residual, S, error):
+        if not self._misjudged(gradient, w, memory.history, residual, S, error):
             return S, error
         self.ledger.count("rve/sensitivities refused", len(S))
         return self.guesses.sensitivities(gradient, w, memory, ask=False)
 
-    def _misjudged(self, gradient: Array, w: Array, residual: Array, S: Array, error: Array) -> bool:
+    def _misjudged(
+        self, gradient: Array, w: Array, history: Array, residual: Array, S: Array, error: Array
+    ) -> bool:
         """Whether sensitivities S (n, N, k) err by much more than was said, at a few points in random directions t.
 
         S t − dw/dg t = K⁻¹ dr/dt along (t, S t), by one more residual r(g + εt, w + εSt) each.
@@ -136,18 +141,20 @@ class Sweep:
         t = self._random.normal(size=(len(rows), k))
         t *= _PROBE / np.linalg.norm(t, axis=1, keepdims=True)
         there, changed = w[rows] + product(S[rows], t), np.empty((len(rows), w.shape[1]))
-        for i, w_there, r in zip(range(len(rows)), there, changed, strict=True):
-            self.problem.residual(gradient[rows[i]] + t[i], w_there, r)
+        for i, row in enumerate(rows):
+            self.problem.residual(gradient[row] + t[i], there[i], changed[i], history[row])
         changed -= residual[rows]
         errors = self.factors.solve(self.factors.nearest(gradient[rows]), changed)
         size = np.sqrt(np.abs((changed * errors).sum(axis=1)) / (self.problem.volume * self.scale)) / _PROBE
         return not bool((size <= _TOO_MUCH * np.maximum(DEFECT * error[rows], _LEAST_DEFECT)).all())
 
-    def _respond(self, gradient: Array, fluctuation: Array, which: int) -> tuple[Array, Array] | None:
+    def _respond(
+        self, gradient: Array, fluctuation: Array, history: Array, which: int
+    ) -> tuple[Array, Array] | None:
         """Condensed tangent (m, k) and sensitivity (N, k), None under a border or where the factor is too far away."""
         if self.problem.border is not None:
             return None
-        system = self.problem.linearise(gradient, fluctuation)
+        system = self.problem.linearise(gradient, fluctuation, history)
         self.ledger.count("rve/tangents")
 
         def solve(columns: Array) -> Array:
