@@ -22,6 +22,7 @@ from solver_adapters.rve.histories import Material
 from solver_adapters.rve.kinematics import Kinematics, Stretch
 from solver_adapters.rve.memory import Memory
 from solver_adapters.rve.sweep import Sweep
+from solver_adapters.rve.turning_points import turn
 from solver_adapters.rve.unit_cells import UnitCell
 
 _FACTOR_SERVES = 1e-4
@@ -177,14 +178,16 @@ class PeriodicRVE:
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         with self.ledger.phase("rve"):
             good = np.flatnonzero(status == Status.OK)
-            history = self._memory(memory).history
-            guessed = self._guessed(gradient, memory if hint is None else hint, history, good)
+            rows = memory if hint is None else hint
+            if self.spec.history:
+                rows = self._start_rows(gradient, rows, memory, good)
+            guessed = self._guessed(gradient, rows, good)
             for i in good:
                 row, solved, before = memory[i], None, self._iterations
                 if i in guessed:
                     start = replace(self.reference, gradient=gradient[i], fluctuation=guessed[i])
-                    solved = self._newton(gradient[i], start, history[i])
-                solved = solved or self._solve(gradient[i], row if hint is None else hint[i], row)
+                    solved = self._newton(gradient[i], start, self._history(row))
+                solved = solved or self._solve(gradient[i], row if rows is memory else rows[i], row)
                 self.point_work[i] = self._iterations - before
                 if solved is None:
                     status[i] = Status.NOT_CONVERGED
@@ -216,15 +219,17 @@ class PeriodicRVE:
         assert state is not None
         n, k, m = len(gradient), self.spec.k, self.spec.m
         memory = np.array(state if hint is None else hint)
-        history = self._memory(memory).history
-        history[:] = self._memory(state).history
         self._set_increment(dt)
         flux, tangents = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
         status = np.where(self.kinematics.admissible(gradient), Status.OK, Status.INADMISSIBLE).astype(np.int8)
         error, good = np.full(n, np.inf), np.flatnonzero(status == Status.OK)
         with self.ledger.phase("rve"):
             rows = memory if good.size == n else memory[good]
+            if self.spec.history:
+                rows = self._start_rows(gradient[good], rows, state[good], np.arange(good.size))
             swept = self._sweep(gradient[good], self._memory(rows), tangent[good], tolerance)
+            if self.spec.history:
+                rows = np.where(np.isnan(swept.flux[:, :1]), memory[good], rows)
             memory[good] = rows
             flux[good], tangents[good], error[good] = swept.flux, swept.tangent, swept.error
             flux *= self.kinematics.sign
@@ -234,7 +239,7 @@ class PeriodicRVE:
             if unsolved.size <= max(1, n * _FEW):
                 for i in unsolved:
                     start = self.equilibrium(memory[i])
-                    solved = self._newton(gradient[i], start, history[i], tolerance / self._scale)
+                    solved = self._newton(gradient[i], start, self._history(state[i]), tolerance / self._scale)
                     if solved is not None:
                         status[i], error[i] = Status.OK, tolerance
                         flux[i], tangents[i] = solved.flux, solved.tangent
@@ -286,12 +291,20 @@ class PeriodicRVE:
             )
         return solved
 
-    def _guessed(self, gradient: Array, rows: Array, history: Array, good: NDArray[np.intp]) -> dict[int, Array]:
+    def _start_rows(self, gradient: Array, rows: Array, committed: Array, good: NDArray[np.intp]) -> Array:
+        """Where iterations with history start: at ``rows``, with committed histories, turned where the path turns."""
+        rows = np.array(rows)
+        start = self._memory(rows)
+        start.history[:] = self._memory(committed).history
+        turn(self.problem, gradient, start, self.reference.sensitivity, good)
+        return rows
+
+    def _guessed(self, gradient: Array, rows: Array, good: NDArray[np.intp]) -> dict[int, Array]:
         """Guessed fluctuations of those of the good points that have one."""
         if self._guesses is None:
             return {}
         good = good[np.isfinite(rows[good]).all(axis=1)]
-        starts = self._guesses.starts(gradient[good], replace(self._memory(rows[good]), history=history[good]))
+        starts = self._guesses.starts(gradient[good], self._memory(rows[good]))
         used = starts.guessed
         return {int(i): start for i, start in zip(good[used], starts.fluctuation[used], strict=True)}
 
@@ -299,12 +312,14 @@ class PeriodicRVE:
     def _guesses(self) -> FluctuationGuesses | None:
         return None if self.predictor is None else FluctuationGuesses(self.problem, self.predictor, self.ledger)
 
-    def _solve(self, gradient: Array, hint: Array, committed: Array) -> Equilibrium | None:
-        """Equilibrium at ``gradient``: from the hint at once, else in steps from the committed memory."""
+    def _solve(self, gradient: Array, start: Array, committed: Array) -> Equilibrium | None:
+        """Equilibrium at ``gradient``: from the row ``start`` at once, else in steps from the committed one."""
         last, solved = self.equilibrium(committed), None
-        if np.isfinite(hint).all():
-            solved = self._newton(gradient, self.equilibrium(hint), last.history)
-        return solved or self._walk(gradient, last, step=0.5 if hint is committed else 1.0)
+        if np.isfinite(start).all():
+            solved = self._newton(gradient, self.equilibrium(start), last.history)
+        if self.spec.history:
+            last = replace(last, sensitivity=self.reference.sensitivity)
+        return solved or self._walk(gradient, last, step=0.5 if start is committed else 1.0)
 
     def _walk(self, gradient: Array, start: Equilibrium, *, step: float) -> Equilibrium | None:
         """Equilibrium at the end of the straight path from ``start``, in steps halved where Newton fails.
@@ -378,6 +393,9 @@ class PeriodicRVE:
         memory = self._memory(row[None])
         memory.gradient[:], memory.fluctuation[:] = known.gradient, known.fluctuation
         memory.sensitivity[:], memory.history[:] = known.sensitivity, known.history
+
+    def _history(self, row: Array) -> Array:
+        return self._memory(row[None]).history[0]
 
     def _memory(self, rows: Array) -> Memory:
         return Memory.of(rows, self.spec.k, self.problem.n)
