@@ -111,7 +111,7 @@ class Subject:
     def difference(self, one: Response, other: Response, rows: NDArray[np.bool_] | None = None) -> float:
         """Largest relative difference of flux, tangent and history at the points ``rows``.
 
-        None stands for all usable points, and then ∞ is returned where these are not the same in both responses.
+        Rows of a state are opaque: histories are the same where the same increment leads on to the same flux. None stands for all usable points, and then ∞ is returned where these are not the same in both responses.
         """
         good = usable(one.status) if rows is None else rows
         if rows is None and not np.array_equal(good, usable(other.status)):
@@ -120,8 +120,15 @@ class Subject:
         scale = self.tangent_scale(one)
         errors = [_largest(a[good] - b[good]) / (scale * size) for a, b, size in pairs]
         if self.spec.history and one.state is not None and other.state is not None:
-            errors.append(_largest(one.state[good] - other.state[good]) / (_largest(one.state[good]) or 1.0))
+            ours, theirs = (self._flux_later(response.state[good]) for response in (one, other) if response.state is not None)
+            errors.append(_largest(ours - theirs) / (scale * self.size))
         return max(errors)
+
+    def _flux_later(self, state: Array) -> Array:
+        """Fluxes (n, m) at the end of one more increment, the same from all states (n, s); 0 at points that fail."""
+        beyond = self.reference + 1.5 * (self.gradients[0] - self.reference)
+        response = self.evaluate(np.tile(beyond, (len(state), 1)), state)
+        return np.where(usable(response.status)[:, None], response.flux, 0.0)
 
     def tangent_scale(self, response: Response) -> float:
         """Largest tangent entry of a response: the scale of its tangents, and times ``size`` of its fluxes."""

@@ -97,11 +97,8 @@ class CellProblem:
         self.volume = period.volume
         self._deformation = local[-1] if isinstance(kinematics, Stretch) else None
         self.history = PointHistory(mesh)
-        parts = {
-            tag: self.history.add(law, local, dx(tag)) if isinstance(law, HistoryMaterial) else law(*local) * dx(tag)
-            for tag, law in materials.items()
-            if tag in present
-        }
+        present_laws = {tag: law for tag, law in materials.items() if tag in present}
+        parts = {tag: self._potential(tag, law, local, dx(tag)) * dx(tag) for tag, law in present_laws.items()}
         _check_stiffness(parts, self.w)
         energy = sum(parts.values())
 
@@ -120,6 +117,9 @@ class CellProblem:
             self._set_border(period)
         if self.constant:
             self.assemble_stiffness(self._pack(*rest, self._stiffness))
+
+    def _potential(self, tag: int, law: Material, local: tuple[Any, ...], dx: Any) -> Any:
+        return self.history.add(tag, law, local, dx) if isinstance(law, HistoryMaterial) else law(*local)
 
     def _set_border(self, period: Period) -> None:
         rows = np.repeat(np.arange(self.n), np.diff(self.K.indptr))

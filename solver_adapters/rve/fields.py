@@ -31,9 +31,15 @@ def local_flux(rve: PeriodicRVE, row: Array) -> Any:
     dx = ufl.Measure("dx", mesh, subdomain_data=tags, metadata={"quadrature_degree": rve.problem.quadrature_degree})
     average = fem.Function(fem.functionspace(mesh, ("DG", 0, local.ufl_shape)), name="local flux")
     v, one = ufl.TestFunction(average.function_space), ufl.TestFunction(fem.functionspace(mesh, ("DG", 0)))
-    laws = {tag: law for tag, law in rve.materials.items() if (tags.values == tag).any()}
+    history = rve.problem.history
+    history.start_from(rve.equilibrium(row).history)
+    potentials = {
+        tag: history.at_once(tag, (*parameters, local)) if tag in history else law(*parameters, local)
+        for tag, law in rve.materials.items()
+        if (tags.values == tag).any()
+    }
     sign = rve.kinematics.sign
-    integral = sum(sign * ufl.inner(ufl.diff(law(*parameters, local), local), v) * dx(tag) for tag, law in laws.items())
+    integral = sum(sign * ufl.inner(ufl.diff(W, local), v) * dx(tag) for tag, W in potentials.items())
     fem.assemble_vector(average.x.array, fem.form(integral))
     volume = fem.assemble_vector(fem.form(one * dx)).array
     average.x.array[:] = (average.x.array.reshape(len(volume), -1) / volume[:, None]).reshape(-1)

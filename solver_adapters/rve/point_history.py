@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,20 +24,20 @@ class _Part:
     """History of the cells of one material.
 
     Args:
-        dx: their measure.
+        law: the material.
+        dx: measure of the cells.
         points: their quadrature points.
         values: h₀ as a coefficient of the forms; it means nothing in other cells.
         where: (q, c), numbers of ``values`` that belong to the points.
         updated: h₁ at the points.
-        virgin: (c,), history of the virgin material.
     """
 
+    law: HistoryMaterial
     dx: Any
     points: QuadraturePoints
     values: Any
     where: NDArray[np.intp]
     updated: Any
-    virgin: Array
 
     @cached_property
     def weights(self) -> Array:
@@ -65,41 +65,47 @@ class PointHistory:
         self.dt = fem.Constant(mesh, 0.0)
         self.virgin = NO_HISTORY
         self._mesh = mesh
-        self._parts: list[_Part] = []
+        self._parts: dict[int, _Part] = {}
 
     def __len__(self) -> int:
         return len(self.virgin)
 
-    def add(self, law: HistoryMaterial, local: Sequence[Any], dx: Any) -> Any:
-        """Give the cells of the measure ``dx`` that material; returns its incremental potential, a form."""
+    def __contains__(self, tag: int) -> bool:
+        return tag in self._parts
+
+    def add(self, tag: int, law: HistoryMaterial, local: Sequence[Any], dx: Any) -> Any:
+        """Give the cells of a tag, those of the measure ``dx``, that material; returns its incremental potential."""
         points, virgin = QuadraturePoints(self._mesh, dx), np.array(law.virgin(self._mesh.geometry.dim), dtype=float)
         values = points.function(virgin.shape, "history")
         blocks = values.function_space.dofmap.list[points.cells].reshape(-1, 1)
         where = blocks * virgin.size + np.arange(virgin.size)
         potential, updated = law.increment(*local, values, self.dt)
-        self._parts.append(_Part(dx, points, values, where, fem.Expression(updated, points.reference), virgin))
+        self._parts[tag] = _Part(law, dx, points, values, where, fem.Expression(updated, points.reference))
         self.virgin = np.concatenate((self.virgin, np.tile(virgin, points.n)))
-        return potential * dx
+        return potential
+
+    def at_once(self, tag: int, local: Sequence[Any]) -> Any:
+        """Potential of the cells of a tag for an increment of no length, whose stress is that at its start."""
+        part = self._parts[tag]
+        return part.law.increment(*local, part.values, fem.Constant(self._mesh, 0.0))[0]
 
     def start_from(self, row: Array) -> None:
         """Let h₀ be ``row`` (h,)."""
-        for part, numbers in zip(self._parts, self._split(row), strict=True):
+        for part, numbers in self._split(row):
             part.values.x.array[part.where] = numbers
 
     def updated(self) -> Array:
         """The row h₁ (h,) for the present values of the coefficients."""
-        return np.concatenate([NO_HISTORY, *(part.points.values(part.updated).ravel() for part in self._parts)])
+        return np.concatenate([NO_HISTORY, *(part.points.values(part.updated).ravel() for part in self._parts.values())])
 
     def averages(self, rows: Array) -> Array:
         """Averages (n, f) of each component over the cells of its material, of rows (n, h)."""
-        averages = [
-            np.einsum("q,nqc->nc", part.weights, numbers)
-            for part, numbers in zip(self._parts, self._split(rows), strict=True)
-        ]
+        averages = [np.einsum("q,nqc->nc", part.weights, numbers) for part, numbers in self._split(rows)]
         return np.hstack([np.empty((len(rows), 0)), *averages])
 
-    def _split(self, rows: Array) -> list[Array]:
-        """The numbers (…, q, c) of each material in rows (…, h)."""
-        ends = np.cumsum([part.where.size for part in self._parts])
-        parts = np.split(rows, ends, axis=-1)[:-1]
-        return [n.reshape(*n.shape[:-1], *part.where.shape) for n, part in zip(parts, self._parts, strict=True)]
+    def _split(self, rows: Array) -> Iterator[tuple[_Part, Array]]:
+        """Each material's part of rows (…, h), (…, q, c)."""
+        end = 0
+        for part in self._parts.values():
+            start, end = end, end + part.where.size
+            yield part, rows[..., start:end].reshape(*rows.shape[:-1], *part.where.shape)
