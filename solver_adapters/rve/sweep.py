@@ -144,7 +144,7 @@ class Sweep:
         for i, row in enumerate(rows):
             self.problem.residual(gradient[row] + t[i], there[i], changed[i], history[row])
         changed -= residual[rows]
-        errors = self.factors.solve(self.factors.nearest(gradient[rows]), changed)
+        errors = self.factors.solve(self.factors.nearest(gradient[rows], history[rows]), changed)
         size = np.sqrt(np.abs((changed * errors).sum(axis=1)) / (self.problem.volume * self.scale)) / _PROBE
         return not bool((size <= _TOO_MUCH * np.maximum(DEFECT * error[rows], _LEAST_DEFECT)).all())
 
