@@ -28,6 +28,7 @@ from solver_adapters.rve.unit_cells import UnitCell
 _FACTOR_SERVES = 1e-4
 _SMALLEST_STEP = 2.0**-8
 _MOST_ITERATIONS = 12
+_ROUND_OFF = 1e-28  # of a strain, squared
 _FEW = 0.1  # of the points may need Newton's method in a sweep
 
 
@@ -73,9 +74,9 @@ class PeriodicRVE:
 
     The closure's state is a memory of the last equilibrium (g₀, w, S): it shortens the next solve and does not change
     its result beyond the tolerance, for the tangent beyond its square root. Materials with history
-    (:mod:`solver_adapters.rve.histories`) add what they remember at the quadrature points. Past an instability of the RVE the
-    equilibrium that is found is a stationary point of W, not its minimum; the ledger then counts LU factorisations,
-    which stand in where the stiffness is not positive definite.
+    (:mod:`solver_adapters.rve.histories`) add what they remember at the quadrature points. Past an instability of the
+    RVE the equilibrium that is found is a stationary point of W, not its minimum; the ledger then counts LU
+    factorisations, which stand in where the stiffness is not positive definite.
 
     Args:
         cell: unit cell, from :mod:`solver_adapters.rve.meshes` or :mod:`solver_adapters.rve.unit_cells`.
@@ -88,12 +89,12 @@ class PeriodicRVE:
         degree: polynomial degree of the fluctuation.
         quadrature_degree: by default 2(degree − 1), but at least 1; more on cells that are not affine.
         tolerance: permitted error of the flux relative to the reference stiffness. It is the error of an energy, and so
-            tolerance/|g|² of that of a gradient g: 1e-6 is too loose at 1 % strain, where 1e-12 serves, and with
-            plasticity, where stresses have kinks, 1e-16.
+            tolerance/|g|² of that of a gradient g: 1e-6 is too loose at 1 % strain, where 1e-12 serves. With history,
+            stresses may have kinks, and √(−r·δw) in units of strain has to be below the tolerance.
         energy: whether responses carry the energy density, where the flux is its derivative and nothing has history.
         flux_unit: unit of the materials' moduli.
-        predictor: guesses of fluctuations from gradients, followed by the :meth:`features` of the state. A guess is used where the true residual is smaller there than
-            at the usual start and det(U + ∇w) > 0 in all of the RVE.
+        predictor: guesses of fluctuations from gradients, followed by the :meth:`features` of the state. A guess is
+            used where the true residual is smaller there than at the usual start and det(U + ∇w) > 0 in all of the RVE.
 
     Attributes:
         reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties.
@@ -213,7 +214,8 @@ class PeriodicRVE:
         """Flux at n points from stale factors, see :class:`coupling.two_level.SweepingClosure`.
 
         Residuals alone are assembled, and a few factors serve all points (:mod:`solver_adapters.rve.modified_newton`).
-        Where that does not converge, Newton's method stands in, as long as that concerns few points.
+        Where that does not converge, Newton's method stands in, as long as that concerns few points, and with history
+        at all of them.
         """
         check_arguments(self.spec, gradient, state, hint)
         assert state is not None
@@ -236,10 +238,9 @@ class PeriodicRVE:
             tangents *= self.kinematics.sign
             unsolved = good[np.isnan(swept.flux[:, 0])]
             status[unsolved] = Status.NOT_CONVERGED
-            if unsolved.size <= max(1, n * _FEW):
+            if self.spec.history or unsolved.size <= max(1, n * _FEW):
                 for i in unsolved:
-                    start = self.equilibrium(memory[i])
-                    solved = self._newton(gradient[i], start, self._history(state[i]), tolerance / self._scale)
+                    solved = self._stand_in(gradient[i], memory[i], state[i], tolerance / self._scale)
                     if solved is not None:
                         status[i], error[i] = Status.OK, tolerance
                         flux[i], tangents[i] = solved.flux, solved.tangent
@@ -247,6 +248,13 @@ class PeriodicRVE:
         self.ledger.count("rve/sweeps")
         self.ledger.count("rve/failed points", int((status != Status.OK).sum()))
         return Response(flux, tangents, status, memory, uncertainty=error)
+
+    def _stand_in(self, gradient: Array, row: Array, committed: Array, tolerance: float) -> Equilibrium | None:
+        """Newton's method from a row of state where a sweep has failed, with history by all means there are."""
+        if not self.spec.history:
+            return self._newton(gradient, self.equilibrium(row), self._history(committed), tolerance)
+        start = self._start_rows(gradient[None], row[None], committed[None], np.arange(1))[0]
+        return self._solve(gradient, start, committed, tolerance)
 
     @cached_property
     def _sweep(self) -> Sweep:
@@ -312,16 +320,18 @@ class PeriodicRVE:
     def _guesses(self) -> FluctuationGuesses | None:
         return None if self.predictor is None else FluctuationGuesses(self.problem, self.predictor, self.ledger)
 
-    def _solve(self, gradient: Array, start: Array, committed: Array) -> Equilibrium | None:
+    def _solve(
+        self, gradient: Array, start: Array, committed: Array, tolerance: float | None = None
+    ) -> Equilibrium | None:
         """Equilibrium at ``gradient``: from the row ``start`` at once, else in steps from the committed one."""
         last, solved = self.equilibrium(committed), None
         if np.isfinite(start).all():
-            solved = self._newton(gradient, self.equilibrium(start), last.history)
+            solved = self._newton(gradient, self.equilibrium(start), last.history, tolerance)
         if self.spec.history:
             last = replace(last, sensitivity=self.reference.sensitivity)
-        return solved or self._walk(gradient, last, step=0.5 if start is committed else 1.0)
+        return solved or self._walk(gradient, last, tolerance, step=0.5 if start is committed else 1.0)
 
-    def _walk(self, gradient: Array, start: Equilibrium, *, step: float) -> Equilibrium | None:
+    def _walk(self, gradient: Array, start: Equilibrium, tolerance: float | None, *, step: float) -> Equilibrium | None:
         """Equilibrium at the end of the straight path from ``start``, in steps halved where Newton fails.
 
         It is one increment all the same: the history of ``start`` is what all steps begin with.
@@ -329,7 +339,7 @@ class PeriodicRVE:
         origin, history, done = start.gradient, start.history, 0.0
         while done < 1.0:
             reached = min(1.0, done + step)
-            solved = self._newton(origin + reached * (gradient - origin), start, history)
+            solved = self._newton(origin + reached * (gradient - origin), start, history, tolerance)
             self.ledger.count("rve/substeps")
             if solved is not None:
                 start, done, step = solved, reached, 2 * step
@@ -347,6 +357,8 @@ class PeriodicRVE:
         It starts from the predictor of ``start``.
         """
         tolerance = self.tolerance if tolerance is None else tolerance
+        if self.spec.history:
+            tolerance = max(tolerance**2, _ROUND_OFF)
         w, border = start.fluctuation + start.sensitivity @ (gradient - start.gradient), self.problem.border
         if border is not None:
             w = border.feasible(w)

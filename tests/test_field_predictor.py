@@ -409,9 +409,9 @@ def test_an_inadmissible_start_leaves_no_factor_behind():
     factors.learn(far[None], np.zeros(1, dtype=np.intp), np.array([2.0]))
     folded = np.random.default_rng(0).normal(size=problem.n)
     assert not problem.is_admissible(far, folded)
-    which = factors.cover(np.array([rest, far]), np.array([np.zeros(problem.n), folded]), np.empty((2, 0)))
+    which = factors.cover(np.array([rest, far]), np.array([np.zeros(problem.n), folded]))
     assert which.tolist() == [0, 0] and len(factors) == 1
-    assert factors.cover(far[None], np.zeros((1, problem.n)), np.empty((1, 0))).tolist() == [1]
+    assert factors.cover(far[None], np.zeros((1, problem.n))).tolist() == [1]
     assert np.isfinite(factors.solve(np.array([0, 1]), np.ones((2, problem.n)))).all()
 
 

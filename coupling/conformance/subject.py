@@ -111,7 +111,8 @@ class Subject:
     def difference(self, one: Response, other: Response, rows: NDArray[np.bool_] | None = None) -> float:
         """Largest relative difference of flux, tangent and history at the points ``rows``.
 
-        Rows of a state are opaque: histories are the same where the same increment leads on to the same flux. None stands for all usable points, and then ∞ is returned where these are not the same in both responses.
+        Rows of a state are opaque: histories are the same where the same increment leads on to the same flux. None
+        stands for all usable points, and then ∞ is returned where these are not the same in both responses.
         """
         good = usable(one.status) if rows is None else rows
         if rows is None and not np.array_equal(good, usable(other.status)):
@@ -120,7 +121,9 @@ class Subject:
         scale = self.tangent_scale(one)
         errors = [_largest(a[good] - b[good]) / (scale * size) for a, b, size in pairs]
         if self.spec.history and one.state is not None and other.state is not None:
-            ours, theirs = (self._flux_later(response.state[good]) for response in (one, other) if response.state is not None)
+            ours, theirs = (
+                self._flux_later(response.state[good]) for response in (one, other) if response.state is not None
+            )
             errors.append(_largest(ours - theirs) / (scale * self.size))
         return max(errors)
 

@@ -3,8 +3,9 @@
     r = |Y| ∂W/∂w,  K = |Y| ∂²W/∂w²,  L = |Y| ∂²W/∂w∂g,  T = ∂W/∂e,  D = ∂²W/∂e∂g
 
 with W averaged over the period Y, voids included; r, K and L are integrals, so that the compiled forms know nothing of
-the volume |Y|. Where materials have history, W is the incremental potential of an increment that starts with it. Residual and coupling are assembled together, flux and its explicit derivative too, so that one
-linearisation costs three passes over the cells.
+the volume |Y|. Where materials have history, W is the potential of an increment that starts with it. Residual and
+coupling are assembled together, flux and its explicit derivative too, so that one linearisation costs three passes over
+the cells.
 """
 
 from __future__ import annotations

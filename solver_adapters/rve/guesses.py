@@ -1,8 +1,8 @@
 """Guessed fluctuations: where the iterations of an RVE may start instead of at the usual predictor.
 
 A guess is carried along with the point: w₀ + ŵ(g) − ŵ(g₀), with ŵ the predictor and w₀ the equilibrium at g₀, so that
-only the change of the field has to be predicted. Where materials have history, ŵ is asked at (g, f) and (g₀, f) with the
-features f of the history that the increment starts with (:meth:`solver_adapters.rve.point_history.PointHistory.averages`).
+only the change of the field has to be predicted. Where materials have history, ŵ is asked at (g, f) and (g₀, f) with
+the features f of the history that the increment starts with, its averages over each material.
 """
 
 from __future__ import annotations
@@ -90,9 +90,7 @@ class FluctuationGuesses:
             left[better] = 0.0
         return S + left[:, :, None] * (step / (step**2).sum(axis=1)[:, None])[:, None, :], error
 
-    def _choose(
-        self, starts: Starts, gradient: Array, history: Array, where: NDArray[np.intp], guess: Array
-    ) -> None:
+    def _choose(self, starts: Starts, gradient: Array, history: Array, where: NDArray[np.intp], guess: Array) -> None:
         """Let guesses (c, N) at the points ``where`` (c,) take the place of the usual starts that they beat."""
         at_guess = np.empty_like(guess)
         for i, w, r in zip(where, guess, at_guess, strict=True):

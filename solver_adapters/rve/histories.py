@@ -11,11 +11,11 @@ begins with, and gives W and h₁ in terms of the local gradient (of any kinemat
 
     class Relaxing:
         def virgin(self, dim):
-            return [0.0] * dim  # q₀ of conduction with a memory
+            return [0.0] * dim
 
         def increment(self, gradient, history, dt):
-            ratio = dt / tau
-            return ufl.inner(gradient - history, gradient - history) / (1 + ratio), (history + ratio * gradient) / (1 + ratio)
+            ratio, excess = dt / tau, gradient - history
+            return kappa / 2 * ufl.dot(excess, excess) / (1 + ratio), (history + ratio * gradient) / (1 + ratio)
 
 In 2D the laws below are plane strain.
 """
@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
 import ufl
 
 from coupling.closed_forms import isotropic_stiffness

@@ -22,7 +22,6 @@ from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
 _SLOWEST_RATE = 0.7
-_RENEWING_RATE = 0.3
 _LARGEST_DEFECT = 0.3
 DEFECT = 5.0  # of a sensitivity in any direction, relative to what it errs by in that of the step
 
@@ -55,7 +54,6 @@ class Start:
 
     Args:
         gradient: (n, k), g.
-        history: (n, h), h₀.
         starts: w, with residuals that are known there; its residuals are overwritten.
         sensitivity: (n, N, k), S.
         step: (n,), |g − g₀| from the state in which w was an equilibrium.
@@ -63,7 +61,6 @@ class Start:
     """
 
     gradient: Array
-    history: Array
     starts: Starts
     sensitivity: Array
     step: Array
@@ -87,47 +84,38 @@ def modified_newton(
         scale: norm of the tangent in the reference state.
         ledger: counts ``rve/corrections``, one for each iteration of each point.
     """
-    g, h, w, residual = start.gradient, start.history, start.starts.fluctuation.copy(), start.starts.residual
+    g, w, residual = start.gradient, start.starts.fluctuation.copy(), start.starts.residual
     n = len(g)
     flux, error = np.full((n, problem.spec.m), np.nan), np.full(n, np.inf)
-    which = factors.cover(g, w, h)
-    with_history = len(problem.history) > 0
-    active, size_before, before, defect = np.arange(n), np.full(n, np.nan), w.copy(), np.ones(n)
+    which = factors.cover(g, w)
+    active, size_before, defect = np.arange(n), np.full(n, np.nan), np.empty(0)
     for iteration in range(_MOST_ITERATIONS):
         for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):
-            problem.residual(g[i], w[i], residual[i], h[i])
+            problem.residual(g[i], w[i], residual[i])
         ledger.count("rve/corrections", active.size)
         active = active[np.isfinite(residual[active]).all(axis=1)]
         r = residual[active]
         correction = factors.solve(which[active], r)
         size = np.sqrt(np.abs((r * correction).sum(axis=1)) / (problem.volume * scale))
-        if iteration == 0 and not with_history:
+        if iteration == 0:
             defect = np.full(n, _LARGEST_DEFECT)
             with np.errstate(divide="ignore", invalid="ignore"):
                 told = np.where(np.isnan(start.error[active]), size / start.step[active], start.error[active])
             defect[active] = np.fmin(_LARGEST_DEFECT, DEFECT * told)
         rate = size / size_before[active]
-        if iteration == 1 and 2 * active.size > n and not with_history:  # the last few to converge are the slowest
-            factors.learn(g[active], h[active], which[active], rate)
+        if iteration == 1 and 2 * active.size > n:  # the last few to converge are the slowest
+            factors.learn(g[active], which[active], rate)
         size_before[active] = size
         error[active] = defect[active] * size + size**2
         converged = error[active] <= tolerance
         for i in active[converged]:
-            problem.flux(g[i], w[i], flux[i], h[i])
+            problem.flux(g[i], w[i], flux[i])
         done = active[converged]
         flux[done] += (
             np.matmul(residual[done, None, :], start.sensitivity[done])[:, 0, -problem.spec.m :] / problem.volume
         )
-        slow = rate > (_RENEWING_RATE if with_history else _SLOWEST_RATE)
-        if with_history:
-            for j in np.flatnonzero(slow & ~converged):
-                i = active[j]
-                w[i] = before[i] if rate[j] > 1.0 else w[i]
-                which[i] = factors.renewed(g[i], w[i], h[i])
-                size_before[i], correction[j], slow[j] = np.nan, 0.0, False
-            before[active] = w[active]
         w[active] -= correction
-        active = active[~converged & ~slow]
+        active = active[~converged & ~(rate > _SLOWEST_RATE)]
         if not active.size:
             break
     return Corrected(w, flux, error * scale, which)

@@ -96,7 +96,9 @@ class PointHistory:
 
     def updated(self) -> Array:
         """The row h₁ (h,) for the present values of the coefficients."""
-        return np.concatenate([NO_HISTORY, *(part.points.values(part.updated).ravel() for part in self._parts.values())])
+        return np.concatenate(
+            [NO_HISTORY, *(part.points.values(part.updated).ravel() for part in self._parts.values())]
+        )
 
     def averages(self, rows: Array) -> Array:
         """Averages (n, f) of each component over the cells of its material, of rows (n, h)."""

@@ -16,6 +16,7 @@ from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor
+from solver_adapters.rve.point_history import NO_HISTORY
 
 _RATE = 0.1
 _MOST = 256
@@ -49,34 +50,33 @@ class SharedFactors:
         self.problem, self.ledger = problem, ledger
         self._factors: list[SymmetricFactor] = []
         self._borders: list[_Border | None] = []
-        self._states: list[Array] = []
+        self._states: Array = np.empty((0, problem.spec.k))
         self._slope, self._oldest = 0.0, 1
         self._add(reference, np.zeros(problem.n), problem.history.virgin)
 
     def __len__(self) -> int:
         return len(self._factors)
 
-    def cover(self, gradient: Array, fluctuation: Array, history: Array) -> NDArray[np.intp]:
-        """Index (n,) of the factor for each point with g (n, k), w (n, N) and h₀ (n, h), near enough for all.
+    def cover(self, gradient: Array, fluctuation: Array) -> NDArray[np.intp]:
+        """Index (n,) of the factor for each point with gradient (n, k) and fluctuation (n, N), near enough for all.
 
         Where the stiffness of a point cannot be factorised, the factors of others have to serve it.
         """
-        states = self._state(gradient, history)
-        nearest, distance = self._nearest(states)
+        nearest, distance = self._nearest(gradient)
         while len(self) < _MOST and self._slope * distance.max(initial=0.0) > _RATE and not self.problem.constant:
             furthest = int(distance.argmax())
             try:
-                self._add(gradient[furthest], fluctuation[furthest], history[furthest])
+                self._add(gradient[furthest], fluctuation[furthest])
             except ArithmeticError:
                 distance[furthest] = 0.0
                 continue
-            closer = np.linalg.norm(states - self._states[-1], axis=1)
+            closer = np.linalg.norm(gradient - self._states[-1], axis=1)
             nearest = np.where(closer < distance, len(self) - 1, nearest)
             distance = np.minimum(closer, distance)
         return nearest
 
     def renewed(self, gradient: Array, fluctuation: Array, history: Array) -> int:
-        """Index of a new factor, at g (k,), w (N,) and h₀ (h,), which takes the place of the oldest where all are taken.
+        """Index of a new factor at g (k,), w (N,) and h₀ (h,), which takes the oldest one's place where all are taken.
 
         Raises:
             ArithmeticError: the stiffness there cannot be factorised.
@@ -84,19 +84,18 @@ class SharedFactors:
         self._add(gradient, fluctuation, history)
         if len(self) <= _MOST:
             return len(self) - 1
-        index = self._oldest
-        for kept in (self._factors, self._borders, self._states):
-            kept[index] = kept.pop()  # type: ignore[index, call-overload]
-        self._oldest = 1 + index % (_MOST - 1)
+        index, self._oldest = self._oldest, 1 + self._oldest % (_MOST - 1)
+        self._factors[index], self._borders[index] = self._factors.pop(), self._borders.pop()
+        self._states[index], self._states = self._states[-1], self._states[:-1]
         return index
 
-    def nearest(self, gradient: Array, history: Array) -> NDArray[np.intp]:
-        """Index (n,) of the factor nearest to each point with g (n, k) and h₀ (n, h)."""
-        return self._nearest(self._state(gradient, history))[0]
+    def nearest(self, gradient: Array) -> NDArray[np.intp]:
+        """Index (n,) of the factor nearest to each point with gradient (n, k)."""
+        return self._nearest(gradient)[0]
 
-    def learn(self, gradient: Array, history: Array, which: NDArray[np.intp], rate: Array) -> None:
-        """Enter the rates (n,) of contraction that points with g (n, k) and h₀ (n, h) had with factors ``which`` (n,)."""
-        distance = np.linalg.norm(self._state(gradient, history) - np.array(self._states)[which], axis=1)
+    def learn(self, gradient: Array, which: NDArray[np.intp], rate: Array) -> None:
+        """Enter the rates (n,) of contraction that points at gradients (n, k) had with the factors ``which`` (n,)."""
+        distance = np.linalg.norm(gradient - self._states[which], axis=1)
         told = (distance > 0.0) & (rate > _RATE / 10) & np.isfinite(rate)
         if told.any():
             self._slope = max(self._slope, float(np.quantile(rate[told] / distance[told], 0.8)))
@@ -113,14 +112,11 @@ class SharedFactors:
         rows, border = self._factors[j].solve_rows(right), self._borders[j]
         return rows if border is None else border.eliminate(rows)
 
-    def _state(self, gradient: Array, history: Array) -> Array:
-        return np.hstack([gradient, self.problem.history.averages(history)])
-
-    def _nearest(self, states: Array) -> tuple[NDArray[np.intp], Array]:
-        distance = np.linalg.norm(states[:, None] - np.array(self._states), axis=2)
+    def _nearest(self, gradient: Array) -> tuple[NDArray[np.intp], Array]:
+        distance = np.linalg.norm(gradient[:, None] - self._states, axis=2)
         return distance.argmin(axis=1), distance.min(axis=1)
 
-    def _add(self, gradient: Array, fluctuation: Array, history: Array) -> None:
+    def _add(self, gradient: Array, fluctuation: Array, history: Array = NO_HISTORY) -> None:
         self.problem.linearise(gradient, fluctuation, history)
         factor = SymmetricFactor(self.problem.K, 1)
         self.ledger.count("rve/factorisations")
@@ -129,7 +125,7 @@ class SharedFactors:
         if not np.isfinite(factor.solve_rows(np.ones((1, self.problem.n)))).all():
             raise ArithmeticError("the RVE's stiffness matrix is not finite")  # LU does not always say so
         self._factors.append(factor)
-        self._states.append(self._state(gradient[None], history[None])[0])
+        self._states = np.vstack([self._states, gradient])
         border = self.problem.border
         if border is None:
             self._borders.append(None)

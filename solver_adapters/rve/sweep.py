@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,11 @@ from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses, Starts
 from solver_adapters.rve.memory import Memory
 from solver_adapters.rve.modified_newton import DEFECT, Start, modified_newton
+from solver_adapters.rve.renewing_newton import renewing_newton
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _LARGEST_REMAINDER = 0.2  # its fourth power is the relative error of the tangent
+_LARGEST_REMAINDER_WITH_HISTORY = 0.02  # plastic stiffnesses are soft in some directions, where it means more
 _ROUND_OFF = 1e-15
 _PROBED = 32  # one of so many guessed points
 _PROBE = 1e-6  # length of the step
@@ -60,6 +63,7 @@ class Sweep:
         self.problem, self.scale, self.ledger, self.guesses = problem, scale, ledger, guesses
         self.factors = SharedFactors(problem, reference, ledger)
         self._products = products
+        self._largest_remainder = _LARGEST_REMAINDER_WITH_HISTORY if len(problem.history) else _LARGEST_REMAINDER
         self._random = np.random.default_rng(0)
 
     def __call__(self, gradient: Array, memory: Memory, tangent: NDArray[np.bool_], tolerance: float) -> Swept:
@@ -76,15 +80,16 @@ class Sweep:
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
         starts, S, error = self._starts(gradient, memory)
-        w, start = starts.fluctuation, Start(gradient, memory.history, starts, S, length, error)
-        found = modified_newton(
-            self.problem,
-            self.factors,
-            start,
-            tolerance=max(tolerance / self.scale, _ROUND_OFF),
-            scale=self.scale,
-            ledger=self.ledger,
-        )
+        w, start = starts.fluctuation, Start(gradient, starts, S, length, error)
+        options: dict[str, Any] = {
+            "tolerance": max(tolerance / self.scale, _ROUND_OFF),
+            "scale": self.scale,
+            "ledger": self.ledger,
+        }
+        if len(self.problem.history):
+            found = renewing_newton(self.problem, self.factors, start, memory.history, **options)
+        else:
+            found = modified_newton(self.problem, self.factors, start, **options)
         good = ~found.failed
         told = good & starts.guessed
         if told.any():
@@ -129,9 +134,7 @@ class Sweep:
         self.ledger.count("rve/sensitivities refused", len(S))
         return self.guesses.sensitivities(gradient, w, memory, ask=False)
 
-    def _misjudged(
-        self, gradient: Array, w: Array, history: Array, residual: Array, S: Array, error: Array
-    ) -> bool:
+    def _misjudged(self, gradient: Array, w: Array, history: Array, residual: Array, S: Array, error: Array) -> bool:
         """Whether sensitivities S (n, N, k) err by much more than was said, at a few points in random directions t.
 
         S t − dw/dg t = K⁻¹ dr/dt along (t, S t), by one more residual r(g + εt, w + εSt) each.
@@ -144,23 +147,29 @@ class Sweep:
         for i, row in enumerate(rows):
             self.problem.residual(gradient[row] + t[i], there[i], changed[i], history[row])
         changed -= residual[rows]
-        errors = self.factors.solve(self.factors.nearest(gradient[rows], history[rows]), changed)
+        errors = self.factors.solve(self.factors.nearest(gradient[rows]), changed)
         size = np.sqrt(np.abs((changed * errors).sum(axis=1)) / (self.problem.volume * self.scale)) / _PROBE
         return not bool((size <= _TOO_MUCH * np.maximum(DEFECT * error[rows], _LEAST_DEFECT)).all())
 
-    def _respond(
-        self, gradient: Array, fluctuation: Array, history: Array, which: int
-    ) -> tuple[Array, Array] | None:
+    def _refined(self, columns: Array, which: int) -> tuple[Array, Array] | None:
+        def solve(columns: Array) -> Array:
+            return self.factors.solve(np.full(columns.shape[1], which), columns.T).T
+
+        return refined(columns, solve, self._products.product, largest=self._largest_remainder)
+
+    def _respond(self, gradient: Array, fluctuation: Array, history: Array, which: int) -> tuple[Array, Array] | None:
         """Condensed tangent (m, k) and sensitivity (N, k), None under a border or where the factor is too far away."""
         if self.problem.border is not None:
             return None
         system = self.problem.linearise(gradient, fluctuation, history)
         self.ledger.count("rve/tangents")
 
-        def solve(columns: Array) -> Array:
-            return self.factors.solve(np.full(columns.shape[1], which), columns.T).T
-
-        answer = refined(system.right, solve, self._products.product, largest=_LARGEST_REMAINDER)
+        answer = self._refined(system.right, which)
+        if answer is None and len(self.problem.history):
+            try:
+                answer = self._refined(system.right, self.factors.renewed(gradient, fluctuation, history))
+            except ArithmeticError:
+                return None
         if answer is None:
             return None
         X, G = answer
