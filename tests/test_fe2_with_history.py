@@ -1,0 +1,149 @@
+"""Two-scale runs whose RVEs have history, classically and in exact mode, on any number of ranks."""
+
+from functools import cache
+from itertools import count
+
+from mpi4py import MPI
+
+import numpy as np
+import pytest
+import ufl
+from dolfinx import fem, mesh
+
+from coupling import AcceleratedClosure, RangeGate, Status
+from coupling.closed_forms import FailingClosure, LinearElastic, VonMisesPlasticity, lame
+from coupling.contract import mark_unusable
+from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
+from solver_adapters.fenicsx_rve import PeriodicRVE
+from solver_adapters.rve import histories
+from solver_adapters.rve.energies import isotropic
+from solver_adapters.rve.kinematics import SmallStrain
+from solver_adapters.rve.meshes import centred_fibre
+from surrogates import OnlinePolynomial
+from tests.hostile_surrogates import HOSTILE
+
+WORLD = MPI.COMM_WORLD
+MODULI, YIELD, HARDENING = lame(70.0, 0.3), 0.2, 2.0
+METAL = histories.VonMisesPlasticity(*MODULI, YIELD, HARDENING)
+STIFF = lame(400.0, 0.2)
+prefixes = (f"fe2h{i}_" for i in count())
+pytestmark = [pytest.mark.mpi, pytest.mark.filterwarnings("ignore:surrogate failed:RuntimeWarning")]
+
+
+def rve(law=METAL, inclusion=None, tolerance=1e-8):
+    materials = {1: law, 2: isotropic(*STIFF) if inclusion is None else inclusion}
+    return PeriodicRVE(centred_fibre(size=0.3), materials, SmallStrain(), tolerance=tolerance)
+
+
+def exact(fine, surrogate):
+    return AcceleratedClosure(fine, surrogate, gate=RangeGate(), mode="exact")
+
+
+def pulled(closure, steps=4, end=0.8, amount=6e-3, **options):
+    """A square whose upper side is clamped in part, pulled until half of ``end`` and let go; P2 on two triangles each."""
+    square = mesh.create_unit_square(WORLD, 2, 2)
+    V = fem.functionspace(square, ("Lagrange", 1, (2,)))
+    u, v, moved = fem.Function(V), ufl.TestFunction(V), fem.Function(V)
+    low = fem.locate_dofs_geometrical(V, lambda x: np.isclose(x[1], 0.0))
+    high = fem.locate_dofs_geometrical(V, lambda x: np.isclose(x[1], 1.0) & (x[0] < 0.6))
+    sigma = ClosureFlux(mandel(ufl.sym(ufl.grad(u))), closure, ufl.dx(square, degree=1))
+    residual = ufl.inner(sigma.vector, mandel(ufl.sym(ufl.grad(v)))) * sigma.dx
+    bcs = [fem.dirichletbc(np.zeros(2), low, V), fem.dirichletbc(moved, high)]
+    tight = {"snes_rtol": 1e-9}
+    problem = MultiscaleProblem(
+        residual, u, fluxes=[sigma], bcs=bcs, petsc_options_prefix=next(prefixes), petsc_options=tight
+    )
+
+    def move(t):
+        moved.interpolate(lambda x: np.stack([0.0 * x[0], amount * np.sin(np.pi * t) + 0.0 * x[0]]))
+
+    return problem, sigma, load_steps(problem, move, steps=steps, end=end, **options)
+
+
+def largest(values):
+    return WORLD.allreduce(float(np.abs(values).max(initial=0.0)), op=MPI.MAX)
+
+
+@cache
+def pulled_classically():
+    return pulled(rve())
+
+
+def test_homogeneous_rves_are_the_closed_form():
+    closed, stresses, _ = pulled(VonMisesPlasticity(*MODULI, YIELD, hardening=HARDENING))
+    ours, fluxes, _ = pulled(rve(inclusion=METAL))
+    assert largest(stresses.state[:, -1]) > 1e-3
+    np.testing.assert_allclose(ours.solution, closed.solution, atol=1e-10)
+    np.testing.assert_allclose(fluxes.response.flux, stresses.response.flux, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["elastic", "learning", *HOSTILE])
+def test_exact_mode_gives_the_classical_answer(name):
+    classical, stresses, records = pulled_classically()
+    fine = rve()
+    known = {"elastic": LinearElastic(*lame(90.0, 0.3)), "learning": OnlinePolynomial(fine.spec)}
+    ours, fluxes, ours_records = pulled(exact(fine, known.get(name) or HOSTILE[name](fine.spec)))
+    own = fine.spec.state_size
+    assert largest(fine.features(stresses.state)) > 1e-3
+    assert largest(ours.solution - classical.solution) < 1e-8 * largest(classical.solution)
+    assert largest(fine.features(fluxes.state[:, :own]) - fine.features(stresses.state)) < 1e-9
+    assert [r.load for r in ours_records] == [r.load for r in records]
+    np.testing.assert_array_equal(fluxes.response.state, fluxes.state)
+
+
+def test_sweeps_take_fewer_factorisations():
+    classical, fine = rve(), rve()
+    pulled(classical, steps=12)
+    problem, _, _ = pulled(exact(fine, LinearElastic(*lame(90.0, 0.3))), steps=12)
+    ours, theirs = (WORLD.allreduce(r.ledger.counts.get("rve/factorisations", 0)) for r in (fine, classical))
+    assert ours < 0.7 * theirs
+    assert "macro/models refused" not in problem.ledger.gathered(WORLD).counts
+
+
+class Failing(FailingClosure):
+    """The same with sweeps."""
+
+    def sweep(self, gradient, state, dt, hint=None, **options):
+        answer = self.inner.sweep(gradient, state, dt, hint, **options)
+        return mark_unusable(answer, self.fails(gradient), Status.NOT_CONVERGED)
+
+
+@pytest.mark.parametrize("surrogate", ["elastic", "random weights"])
+def test_cut_back_steps_leave_no_trace_in_the_history(surrogate):
+    """Points that change too much in one step fail; the steps are halved, and end where a classical run's do."""
+
+    def run(closure_of):
+        fine, committed = rve(), [0.0]
+
+        def jumps(strain):
+            change = WORLD.allreduce(float(np.abs(strain).max(initial=0.0)), op=MPI.MAX)
+            return np.full(len(strain), change > committed[0] + 6e-3)
+
+        failing = Failing(fine, jumps)
+
+        def on_step(record):
+            committed[0] += 6e-3
+
+        problem, sigma, records = pulled(closure_of(failing), steps=2, on_step=on_step)
+        return problem, fine.features(sigma.state[:, : fine.spec.state_size]), [r.cutbacks for r in records]
+
+    surrogates = {"elastic": LinearElastic(*lame(90.0, 0.3)), "random weights": None}
+    classical, history, cutbacks = run(lambda fine: fine)
+    ours, our_history, our_cutbacks = run(
+        lambda fine: exact(fine, surrogates[surrogate] or HOSTILE["random weights"](fine.spec))
+    )
+    assert sum(cutbacks) > 0 and our_cutbacks == cutbacks
+    assert largest(ours.solution - classical.solution) < 1e-8 * largest(classical.solution)
+    assert largest(our_history - history) < 1e-9
+
+
+def test_relaxation():
+    """Rates enter: steps of another length, another answer; the exact mode gives it."""
+    law = histories.GeneralisedMaxwell(*MODULI, ((40.0, 25.0, 0.3),))
+    solutions = []
+    for steps in (4, 2):
+        classical, _, _ = pulled(rve(law), steps=steps)
+        ours, _, _ = pulled(exact(rve(law), LinearElastic(*lame(90.0, 0.3))), steps=steps)
+        assert largest(ours.solution - classical.solution) < 1e-8 * largest(classical.solution)
+        solutions.append(classical.solution.copy())
+    assert largest(solutions[0] - solutions[1]) > 1e-5 * largest(solutions[0])
