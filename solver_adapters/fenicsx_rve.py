@@ -407,7 +407,7 @@ class PeriodicRVE:
         memory.sensitivity[:], memory.history[:] = known.sensitivity, known.history
 
     def _history(self, row: Array) -> Array:
-        return self._memory(row[None]).history[0]
+        return np.asarray(self._memory(row[None]).history[0])
 
     def _memory(self, rows: Array) -> Memory:
         return Memory.of(rows, self.spec.k, self.problem.n)

@@ -13,6 +13,7 @@ from dolfinx import fem, mesh
 from coupling import AcceleratedClosure, RangeGate, Status
 from coupling.closed_forms import FailingClosure, LinearElastic, VonMisesPlasticity, lame
 from coupling.contract import mark_unusable
+from coupling.two_level import SweepingClosure
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve import histories
@@ -40,7 +41,7 @@ def exact(fine, surrogate):
 
 
 def pulled(closure, steps=4, end=0.8, amount=6e-3, **options):
-    """A square whose upper side is clamped in part, pulled until half of ``end`` and let go; P2 on two triangles each."""
+    """A square held at a part of its upper side, which is pulled, and later let go."""
     square = mesh.create_unit_square(WORLD, 2, 2)
     V = fem.functionspace(square, ("Lagrange", 1, (2,)))
     u, v, moved = fem.Function(V), ufl.TestFunction(V), fem.Function(V)
@@ -104,6 +105,7 @@ class Failing(FailingClosure):
     """The same with sweeps."""
 
     def sweep(self, gradient, state, dt, hint=None, **options):
+        assert isinstance(self.inner, SweepingClosure)
         answer = self.inner.sweep(gradient, state, dt, hint, **options)
         return mark_unusable(answer, self.fails(gradient), Status.NOT_CONVERGED)
 

@@ -12,6 +12,7 @@ from coupling import ContractError, Status, StretchFrame
 from coupling.closed_forms import StandardLinearSolid, lame
 from coupling.closed_forms import VonMisesPlasticity as ClosedPlasticity
 from coupling.conformance import assert_conforms
+from coupling.contract import Array, Closure
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import NeoHookean, isotropic
 from solver_adapters.rve.fields import local_flux
@@ -54,10 +55,11 @@ def walked(rve, n, steps=2, seed=1):
 @pytest.mark.parametrize("law", ["plastic", "viscous"])
 def test_homogeneous_cell_is_the_closed_form(law, dim):
     """Flux, tangent and history to round-off over loading, unloading, reverse loading and increments of any length."""
-    material, closed = {
+    cases: dict[str, tuple[HistoryMaterial, Closure]] = {
         "plastic": (METAL, ClosedPlasticity(*MODULI, YIELD, hardening=HARDENING, dim=dim)),
         "viscous": (POLYMER, StandardLinearSolid(*MODULI, **SOLID, dim=dim)),
-    }[law]
+    }
+    material, closed = cases[law]
     rve = PeriodicRVE(small_cell(dim), {1: material, 2: material}, SmallStrain(), degree=4 - dim)
     end = directions(3, rve.spec.k)
     state, exact = rve.initial_state(3), closed.initial_state(3)
@@ -79,7 +81,7 @@ def test_two_branches_relax_on_their_own():
     material = GeneralisedMaxwell(*MODULI, branches)
     rve = PeriodicRVE(centred_fibre(size=0.4), {1: material, 2: material}, SmallStrain())
     g, state = np.array([[1e-3, -2e-3, 5e-4]]), rve.initial_state(1)
-    left = np.ones(2)
+    left: Array = np.ones(2)
     for dt in (0.0, 0.1, 1.0, 0.3):
         response = rve.evaluate(g, state, dt)
         state, left = response.state, left / (1.0 + dt / np.array([0.5, 4.0]))
@@ -249,7 +251,7 @@ def test_sweep_is_evaluate(name, tangent):
             answer = ask(g + step, state, dt, start)
             assert (answer.status == Status.OK).all()
             np.testing.assert_allclose(answer.flux, exact.flux, atol=1e-8)
-            np.testing.assert_allclose(*(histories(rve, response) for response in (answer, exact)), atol=1e-9)
+            np.testing.assert_allclose(histories(rve, answer), histories(rve, exact), atol=1e-9)
             told = np.isfinite(answer.tangent).all(axis=(1, 2))
             np.testing.assert_allclose(answer.tangent[told], exact.tangent[told], rtol=1e-2, atol=0.5)
             assert told.all() or not tangent

@@ -265,7 +265,7 @@ class CellProblem:
         self.w.x.array[:] = fluctuation
         self.history.start_from(history)
 
-    def _pack(self, gradient: Array, fluctuation: Array, history: Array, form: Any = None) -> Any:
+    def _pack(self, gradient: Array, fluctuation: Array, history: Array = NO_HISTORY, form: Any = None) -> Any:
         self._place(gradient, fluctuation, history)
         return cpp.fem.pack_coefficients((form or self._residual)._cpp_object)
 

@@ -9,6 +9,7 @@ from dolfinx import fem
 
 from coupling.contract import Array
 from solver_adapters.fenicsx_rve import PeriodicRVE
+from solver_adapters.rve.histories import HistoryMaterial
 
 
 def fluctuation(rve: PeriodicRVE, row: Array) -> Any:
@@ -28,13 +29,14 @@ def local_flux(rve: PeriodicRVE, row: Array) -> Any:
     gradient = fem.Constant(mesh, rve.equilibrium(row).gradient)
     *parameters, local = rve.kinematics.local(gradient, fluctuation(rve, row))
     local = ufl.variable(local)
+    local_arguments = *parameters, local
     dx = ufl.Measure("dx", mesh, subdomain_data=tags, metadata={"quadrature_degree": rve.problem.quadrature_degree})
     average = fem.Function(fem.functionspace(mesh, ("DG", 0, local.ufl_shape)), name="local flux")
     v, one = ufl.TestFunction(average.function_space), ufl.TestFunction(fem.functionspace(mesh, ("DG", 0)))
     history = rve.problem.history
     history.start_from(rve.equilibrium(row).history)
     potentials = {
-        tag: history.at_once(tag, (*parameters, local)) if tag in history else law(*parameters, local)
+        tag: history.at_once(tag, local_arguments) if isinstance(law, HistoryMaterial) else law(*local_arguments)
         for tag, law in rve.materials.items()
         if (tags.values == tag).any()
     }

@@ -62,16 +62,13 @@ class PointHistory:
     """
 
     def __init__(self, mesh: Any) -> None:
-        self.dt = fem.Constant(mesh, 0.0)
+        self.dt = fem.Constant(mesh, np.float64(0.0))
         self.virgin = NO_HISTORY
         self._mesh = mesh
         self._parts: dict[int, _Part] = {}
 
     def __len__(self) -> int:
         return len(self.virgin)
-
-    def __contains__(self, tag: int) -> bool:
-        return tag in self._parts
 
     def add(self, tag: int, law: HistoryMaterial, local: Sequence[Any], dx: Any) -> Any:
         """Give the cells of a tag, those of the measure ``dx``, that material; returns its incremental potential."""
@@ -87,7 +84,7 @@ class PointHistory:
     def at_once(self, tag: int, local: Sequence[Any]) -> Any:
         """Potential of the cells of a tag for an increment of no length, whose stress is that at its start."""
         part = self._parts[tag]
-        return part.law.increment(*local, part.values, fem.Constant(self._mesh, 0.0))[0]
+        return part.law.increment(*local, part.values, fem.Constant(self._mesh, np.float64(0.0)))[0]
 
     def start_from(self, row: Array) -> None:
         """Let h₀ be ``row`` (h,)."""

@@ -2,9 +2,9 @@
 
     w ← w − M⁻¹ r(g, w; h₀),   T ≈ T(g, w; h₀) + Sᵀ r / |Y|
 
-Stiffnesses jump where materials begin to yield or to unload, so that the distance of two gradients says little of them:
-how fast a factor contracts is seen from the second iteration on. Sensitivities jump, too, and the history follows from w
-itself: the iteration goes on until w is as exact as the flux has to be.
+Stiffnesses jump where materials begin to yield or to unload, so that the distance of two gradients says little of
+them: how fast a factor contracts is seen from the second iteration on. Sensitivities jump, too, and the history follows
+from w itself: the iteration goes on until w is as exact as the flux has to be.
 """
 
 from __future__ import annotations
