@@ -123,6 +123,11 @@ def _sampled(
 
     together(comm, lambda: _check_free(out) if comm.rank == 0 else None)
     closure, provenance = together(comm, lambda: _fine_scale(**fine_scale))
+    if closure.spec.history:
+        raise ContractError(
+            "a fine scale with history cannot be sampled: its flux depends on the path, and is no function of the "
+            "gradient that a surrogate could learn from single samples"
+        )
     design = design_for(closure.spec, *bounds, samples, seed=seed)
     data = sample_closure(closure, design, comm=comm, batch=batch, provenance=provenance, keep=_partial(out))
     together(comm, lambda: _finish(data, out) if comm.rank == 0 else None)

@@ -48,6 +48,14 @@ name = "tip"
 point = [1.0, 0.5]
 """
 FIT = "[closure]\nmode = 'replace'\nfit = { degree = 4, lower = [0.9, 0.9, -0.1], upper = [1.1, 1.1, 0.1] }\n[steps]"
+PLASTIC = """\
+[macro]
+degree = 1
+kinematics = "small-strain"
+[rve]
+cell = { kind = "void", size = 0.5 }
+materials.1 = { law = "von-mises", young = 1.0, poisson = 0.3, yield_stress = 0.01 }
+"""
 
 # what to replace in GOOD, by what, and the line, key and message of the mistake
 MISTAKES = {
@@ -236,6 +244,16 @@ MISTAKES = {
         "[steps]",
         "[closure]\nmode = 'replace'\nfit = { data = 'x.safetensors' }\n[steps]",
         "24: closure.fit.data: ",
+    ),
+    "history that nothing carries on": (
+        GOOD[GOOD.index("[macro]") : GOOD.index("[[boundary]]")],
+        PLASTIC + FIT.removesuffix("[steps]"),
+        '11: closure.mode: is "replace", but no surrogate carries the history of [rve] on: use "exact"',
+    ),
+    "samples of history": (
+        GOOD[GOOD.index("[macro]") : GOOD.index("[[boundary]]")],
+        PLASTIC + FIT.removesuffix("[steps]").replace("replace", "exact"),
+        "12: closure.fit: samples the RVE, but its materials have history: give 'data' or a 'model'",
     ),
     "tolerance without RVE": (
         "[steps]",

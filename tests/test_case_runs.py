@@ -371,6 +371,27 @@ def test_closure_of_ones_own_with_history(laws):
     assert [row["held_force_x"] for row in rows[-2:]] == pytest.approx([-2 / np.sqrt(3) * 0.01] * 2, rel=1e-6)
 
 
+def test_rves_with_history(laws):
+    """The same bar made of RVEs; one that creeps, whose overstress depends on how long the load takes."""
+    exact = run(laws, PLASTIC).rows
+    cell = 'cell = {{ kind = "laminate", size = 0.5 }}\ndegree = 1\nmaterials.1 = {0}\nmaterials.2 = {0}\n'
+    moduli = "mu = 1.0, lambda = 1.5"
+    law = f'{{ law = "von-mises", {moduli}, yield_stress = 0.01 }}'
+    text = PLASTIC.replace('[closure]\nfine = "case_laws:plastic"\n', f"[rve]\n{cell.format(law)}")
+    for ours, theirs in zip(run(laws, text).rows, exact, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-10)
+    law = (
+        f'{{ law = "generalised-maxwell", {moduli}, branches = [{{ mu = 1.0, lambda = 1.5, relaxation_time = 0.1 }}] }}'
+    )
+    text = PLASTIC.replace('[closure]\nfine = "case_laws:plastic"\n', f"[rve]\n{cell.format(law)}")
+    forces = [
+        run(laws, text.replace("[output]", f"[steps]\ncount = 1\nduration = {time}\n[output]")).rows[-1]["held_force_x"]
+        for time in (1e-9, 0.1, 1e9)
+    ]
+    modulus = 4 * 1.0 * 2.5 / 3.5  # plane strain, free sides: 4μ(λ + μ)/(λ + 2μ)
+    assert forces == pytest.approx([-0.05 * modulus * share for share in (2.0, 1.5, 1.0)], rel=1e-6)
+
+
 def test_ctrl_c_inside_a_closure_of_one_rank_ends_all_and_keeps_the_steps_until_then(laws):
     own = COARSE[: COARSE.index("[rve]")] + '[closure]\nfine = "case_laws:interrupted"\n'
     result = run(laws, own + COARSE[COARSE.index("[[boundary]]") :])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from coupling.closed_forms import StretchNeoHookean
+from coupling.closed_forms import StretchNeoHookean, VonMisesPlasticity, isotropic_stiffness
 from coupling.command_line import COMMANDS, app
 from coupling.diagnosis import findings
 from coupling.environment import Package, blas_of
@@ -220,6 +220,23 @@ def test_rve_of_other_kinematics_is_told_by_the_laws(tmp_path):
     told = succeed("rve", *words, *layers("field-conduction:1,1", "field-conduction:9,9"), "--gradient", "2,0,1")
     assert told["flux"] == pytest.approx([0.0, -15.0])
     assert np.shape(told["tangent"]) == (2, 3)
+
+
+def test_rve_with_history():
+    """Layers that yield alike are a homogeneous solid; data sets of single samples know nothing of paths."""
+    words = ("laminate", "--size", "0.5", *layers("von-mises:1,1.5,0.01,0.1", "von-mises:1,1.5,0.01,0.1"))
+    told = succeed("rve", *words, "--gradient", "0.1,-0.02,0.03", "--json")
+    law = VonMisesPlasticity(1.0, 1.5, 0.01, hardening=0.1)
+    exact = law.evaluate(np.array([[0.1, -0.02, 0.03]]), law.initial_state(1), 0.0)
+    np.testing.assert_allclose(told["flux"], exact.flux[0], rtol=1e-10)
+    np.testing.assert_allclose(told["tangent"], exact.tangent[0], rtol=1e-9, atol=1e-12)
+    box = ("--lower", "-0.1,-0.1,-0.1", "--upper", "0.1,0.1,0.1", "--out", "never")
+    assert "its flux depends on the path" in refuse("sample", *words, *box)
+    viscous = layers("generalised-maxwell:1,1.5,1,1.5", "isotropic:1,1.5")
+    assert "MUi,LAMBDAi,TAUi for each branch, got 4 numbers" in refuse("rve", "laminate", *viscous)
+    viscous = layers("generalised-maxwell:1,1.5,1,1.5,9", "generalised-maxwell:1,1.5,1,1.5,9")
+    at_once = succeed("rve", "laminate", "--size", "0.5", *viscous, "--json")["reference_tangent"]
+    np.testing.assert_allclose(at_once, isotropic_stiffness(2.0, 3.0, 2), atol=1e-12)
 
 
 def test_rve_of_an_image_and_its_boundary_conditions(tmp_path):

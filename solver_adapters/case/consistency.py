@@ -16,6 +16,7 @@ def contradictions(case: Case) -> Iterator[Complaint]:
     if not case.boundary:
         yield Complaint(("boundary",), "holds nothing: prescribe values on a part of the boundary with [[boundary]]")
     yield from _closure(case)
+    yield from _history(case)
     yield from _laws(case)
     yield from _values(case)
     yield from _names(case)
@@ -32,6 +33,18 @@ def _closure(case: Case) -> Iterator[Complaint]:
         yield Complaint(("closure", "fit"), "samples the RVE, but there is no [rve]: describe it, or give 'data'")
     if closure.mode != "alone" and case.rve is None and closure.fine is None:
         yield Complaint(("rve",), 'is missing: describe the fine scale in [rve], or use closure.mode = "alone"')
+
+
+def _history(case: Case) -> Iterator[Complaint]:
+    closure = case.closure
+    if case.rve is None or not any(LAWS[material.law].history for material in case.rve.materials.values()):
+        return
+    if closure.mode == "replace":
+        words = 'is "replace", but no surrogate carries the history of [rve] on: use "exact"'
+        yield Complaint(("closure", "mode"), words)
+    elif closure.mode != "off" and closure.fit is not None and closure.fit.data is None:
+        words = "samples the RVE, but its materials have history: give 'data' or a 'model'"
+        yield Complaint(("closure", "fit"), words)
 
 
 def _laws(case: Case) -> Iterator[Complaint]:

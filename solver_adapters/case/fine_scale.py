@@ -21,6 +21,7 @@ from solver_adapters.case.reading import CaseFile
 from solver_adapters.case.rve_sections import (
     CellFile,
     Conduction,
+    GeneralisedMaxwell,
     Hyperelastic,
     Image,
     Isotropic,
@@ -30,10 +31,11 @@ from solver_adapters.case.rve_sections import (
     Rve,
     Simple,
     TransverselyIsotropic,
+    VonMises,
 )
 from solver_adapters.case.schema import Fit
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.rve import energies, meshes
+from solver_adapters.rve import energies, histories, meshes
 from solver_adapters.rve.laws import KINEMATICS, polynomial_conduction
 from solver_adapters.rve.unit_cells import UnitCell, read_unit_cell
 from solver_adapters.rve.voxels import read_image, voxel_cell
@@ -62,8 +64,8 @@ def unit_cell(file: CaseFile, section: Any) -> UnitCell:
     raise AssertionError(section)
 
 
-def energy(material: Material, dim: int) -> energies.Energy:
-    """The energy density of a material.
+def energy(material: Material, dim: int) -> histories.Material:
+    """The energy density of a material, or the material with history.
 
     Raises:
         ContractError: moduli without a positive definite stiffness.
@@ -77,6 +79,10 @@ def energy(material: Material, dim: int) -> energies.Energy:
             return energies.isotropic(*m.moduli, dim)
         case TransverselyIsotropic() as m:
             return energies.transversely_isotropic(**m.model_dump(exclude={"law"}), dim=dim)
+        case VonMises() as m:
+            return histories.VonMisesPlasticity(*m.moduli, m.yield_stress, m.hardening)
+        case GeneralisedMaxwell() as m:
+            return histories.GeneralisedMaxwell(*m.moduli, tuple((*b.moduli, b.relaxation_time) for b in m.branches))
         case Conduction() as m:
             return energies.Conduction(m.conductivity)
         case m:
@@ -95,7 +101,7 @@ class FineScale:
     def __init__(self, file: CaseFile, section: Rve, dim: int) -> None:
         self._file, self._section = file, section
         self._cell: UnitCell | None = None
-        self._materials: dict[int, energies.Energy] = {}
+        self._materials: dict[int, histories.Material] = {}
         with file.at("rve", "cell", *(["path"] if isinstance(section.cell, CellFile | Image) else [])):
             cell = unit_cell(file, section.cell)
             if cell.mesh.geometry.dim != dim:

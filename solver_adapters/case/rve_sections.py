@@ -134,6 +134,31 @@ class Isotropic(Lame):
     law: Literal["isotropic"]
 
 
+class VonMises(Lame):
+    """Small strain, plasticity with linear isotropic hardening."""
+
+    law: Literal["von-mises"]
+    yield_stress: Positive
+    """in uniaxial tension, in units of stress"""
+    hardening: Annotated[float, Field(ge=0)] = 0.0
+    """its growth with the equivalent plastic strain, in units of stress"""
+
+
+class Branch(Lame):
+    """A spring and a dashpot in a row."""
+
+    relaxation_time: Positive
+    """in the unit of steps.duration"""
+
+
+class GeneralisedMaxwell(Lame):
+    """Small strain, viscoelasticity: a spring beside branches that relax."""
+
+    law: Literal["generalised-maxwell"]
+    branches: Annotated[tuple[Branch, ...], Field(min_length=1)]
+    """[[rve.materials.1.branches]] for each of them"""
+
+
 class TransverselyIsotropic(Section):
     """Small strain, transversely isotropic: a fibre or a ply."""
 
@@ -169,7 +194,8 @@ class FieldConduction(Section):
 
 
 Material = Annotated[
-    Hyperelastic | Isotropic | TransverselyIsotropic | Conduction | FieldConduction, Field(discriminator="law")
+    Hyperelastic | Isotropic | TransverselyIsotropic | VonMises | GeneralisedMaxwell | Conduction | FieldConduction,
+    Field(discriminator="law"),
 ]
 
 

@@ -47,7 +47,7 @@ def chosen_rve(
     flux_unit: str = "1",
     field: float = 0.0,
 ) -> PeriodicRVE:
-    """The RVE of a cell and materials, with energy where the flux is its derivative.
+    """The RVE of a cell and materials, with energy where the flux is its derivative and no material has history.
 
     Args:
         cell: a key of :data:`GENERATED`, or the path of an image (one of :data:`IMAGES`) or a mesh file.
@@ -95,7 +95,9 @@ def chosen_rve(
         except ContractError as error:
             raise ContractError(f"{text!r}: {error}") from error
     options: dict[str, Any] = {"boundary": boundary, "degree": degree, "flux_unit": flux_unit}
-    has_energy = kinematics in ("finite-strain", "small-strain")
+    has_energy = kinematics in ("finite-strain", "small-strain") and not any(
+        LAWS[law].history for _, _, law, _ in words
+    )
     try:
         return PeriodicRVE(unit_cell, built, KINEMATICS[kinematics](field), energy=has_energy, **options)
     except ClosureError as error:

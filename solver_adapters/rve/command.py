@@ -79,7 +79,8 @@ def rve(
     [b]finite-strain[/b] F ↦ P row by row: neo-hookean:MU,LAMBDA, saint-venant-kirchhoff:MU,LAMBDA
 
     [b]small-strain[/b] ε ↦ σ, Mandel form 11, 22, √2·12: isotropic:MU,LAMBDA,
-    transversely-isotropic:EA,ET,NUA,NUT,GA,N1,N2,N3 (axis N)
+    transversely-isotropic:EA,ET,NUA,NUT,GA,N1,N2,N3 (axis N), von-mises:MU,LAMBDA,YIELD,HARDENING (plasticity),
+    generalised-maxwell:MU,LAMBDA,MU1,LAMBDA1,TAU1,… (viscoelasticity, here its response at once)
 
     [b]conduction[/b] g ↦ q = −κ g: conduction:K
 
@@ -97,6 +98,8 @@ def rve(
     twoscale rve random --dim 3 --count 6 --fraction 0.2 --kinematics conduction
 
     twoscale rve scan.tif --material 0=conduction:0.2 --material 1=conduction:50 --boundary linear
+
+    twoscale rve fibre --material 1=von-mises:27,40,0.2,1 --material 2=isotropic:167,111 --gradient 0.01,-0.005,0
 
     twoscale rve cell.msh --material 1=neo-hookean:1,1.5 --material 2=neo-hookean:20,30 --json
     """

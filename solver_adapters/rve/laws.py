@@ -9,6 +9,7 @@ from typing import Any
 from coupling.errors import ContractError
 from solver_adapters.rve import energies
 from solver_adapters.rve.energies import Energy
+from solver_adapters.rve.histories import GeneralisedMaxwell, Material, VonMisesPlasticity
 from solver_adapters.rve.kinematics import Kinematics, ScalarField, ScalarGradient, SmallStrain, Stretch
 
 KINEMATICS: dict[str, Callable[[float], Kinematics]] = {
@@ -28,13 +29,15 @@ class Law:
         kinematics: a key of :data:`KINEMATICS`.
         parameters: names of its numbers; the last one ends in … where any number of them may follow.
         make: the material, from the numbers and the dimension.
+        history: whether it has history.
     """
 
     kinematics: str
     parameters: str
-    make: Callable[[Sequence[float], int], Energy]
+    make: Callable[[Sequence[float], int], Material]
+    history: bool = False
 
-    def __call__(self, numbers: Sequence[float], dim: int) -> Energy:
+    def __call__(self, numbers: Sequence[float], dim: int) -> Material:
         """The material.
 
         Raises:
@@ -61,11 +64,29 @@ def polynomial_conduction(coefficients: Sequence[float]) -> Energy:
 def _lame(make: Callable[[float, float, int], Energy]) -> Callable[[Sequence[float], int], Energy]:
     def checked(numbers: Sequence[float], dim: int) -> Energy:
         mu, lmbda = numbers
-        if not (0.0 < mu < float("inf") and 3.0 * lmbda + 2.0 * mu > 0.0 and lmbda < float("inf")):
-            raise ContractError("MU and the bulk modulus LAMBDA + 2/3 MU must be above 0 and finite")
+        _check_lame(mu, lmbda)
         return make(mu, lmbda, dim)
 
     return checked
+
+
+def _check_lame(mu: float, lmbda: float) -> None:
+    if not (0.0 < mu < float("inf") and 3.0 * lmbda + 2.0 * mu > 0.0 and lmbda < float("inf")):
+        raise ContractError("MU and the bulk modulus LAMBDA + 2/3 MU must be above 0 and finite")
+
+
+def _von_mises(numbers: Sequence[float], dim: int) -> VonMisesPlasticity:
+    _check_lame(*numbers[:2])
+    return VonMisesPlasticity(*numbers)
+
+
+def _generalised_maxwell(numbers: Sequence[float], dim: int) -> GeneralisedMaxwell:
+    if len(numbers) < 5 or len(numbers) % 3 != 2:
+        raise ContractError(f"takes MU,LAMBDA and MUi,LAMBDAi,TAUi for each branch, got {len(numbers)} numbers")
+    branches = tuple((mu, lmbda, time) for mu, lmbda, time in zip(*(numbers[i::3] for i in (2, 3, 4)), strict=True))
+    for mu, lmbda in ((numbers[0], numbers[1]), *(branch[:2] for branch in branches)):
+        _check_lame(mu, lmbda)
+    return GeneralisedMaxwell(numbers[0], numbers[1], branches)
 
 
 def _transversely_isotropic(numbers: Sequence[float], dim: int) -> Energy:
@@ -96,6 +117,8 @@ LAWS = {
     ),
     "isotropic": Law("small-strain", "MU,LAMBDA", _lame(energies.isotropic)),
     "transversely-isotropic": Law("small-strain", "EA,ET,NUA,NUT,GA,N1,N2,N3", _transversely_isotropic),
+    "von-mises": Law("small-strain", "MU,LAMBDA,YIELD,HARDENING", _von_mises, history=True),
+    "generalised-maxwell": Law("small-strain", "MU,LAMBDA,MU1,LAMBDA1,TAU1,…", _generalised_maxwell, history=True),
     "conduction": Law("conduction", "K", _conduction),
     "field-conduction": Law("field-conduction", "C0,C1,…", lambda numbers, _: polynomial_conduction(numbers)),
 }
