@@ -112,6 +112,23 @@ def test_history_in_further_columns_improves_fields_and_saves_iterations(samples
     assert iterations[0] < 0.97 * min(usual, iterations[1])
 
 
+def test_sweeps_from_predicted_fields(samples):
+    """Guesses and their sensitivities are those at the committed history, also in sweeps that go on from a sweep."""
+    rve, usual = create_rve(predictor=FieldPredictor.fit(*samples, reference=np.zeros(7))), create_rve()
+    state, hint = usual.initial_state(12), None
+    none = np.zeros(12, bool)
+    for strain in paths(12, seed=3):
+        for g in (0.9 * strain, strain):
+            swept = rve.sweep(np.ascontiguousarray(g), state, 1.0, hint, tolerance=1e-9, tangent=none)
+            hint = swept.state
+        exact = usual.evaluate(np.ascontiguousarray(strain), state, 1.0)
+        assert (swept.status == Status.OK).all()
+        np.testing.assert_allclose(swept.flux, exact.flux, atol=1e-8)
+        np.testing.assert_allclose(rve.features(swept.state), usual.features(exact.state), atol=1e-8 * AMPLITUDE)
+        state, hint = exact.state, None
+    assert rve.ledger.counts["rve/guesses used"] > 12
+
+
 def test_features_that_follow_from_others_are_refused(samples):
     """Plastic strain is isochoric: with all of its components the polynomial is not determined."""
     known, found = samples

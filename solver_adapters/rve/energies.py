@@ -7,6 +7,8 @@ material of your own is a function of two lines:
     def gent(F):
         return -mu * Jm / 2 * ufl.ln(1 - (ufl.tr(F.T * F) - 2) / Jm) - mu * ufl.ln(ufl.det(F))
 
+Materials with history are in :mod:`solver_adapters.rve.histories`.
+
 Numbers that are fem.Constants, as in the linear laws below, can change without the forms being compiled anew.
 
 In 2D the elastic laws below are plane strain: F is the in-plane 2×2 block and the out-of-plane stretch is one.
