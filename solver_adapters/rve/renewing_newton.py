@@ -47,7 +47,7 @@ def renewing_newton(
     """
     g, w, residual = start.gradient, start.starts.fluctuation.copy(), start.starts.residual
     n, m = len(g), problem.spec.m
-    flux, error, which = np.full((n, m), np.nan), np.full(n, np.inf), factors.nearest(g)
+    flux, error, which = np.full((n, m), np.nan), np.full(n, np.inf), factors.assigned(g)
     active, before, last = np.arange(n), w.copy(), np.full(n, np.nan)
     for iteration in range(_MOST_ITERATIONS):
         for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):

@@ -20,6 +20,7 @@ from solver_adapters.rve.point_history import NO_HISTORY
 
 _RATE = 0.1
 _MOST = 256
+_LONG_IDLE = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class SharedFactors:
         self._factors: list[SymmetricFactor] = []
         self._borders: list[_Border | None] = []
         self._states: Array = np.empty((0, problem.spec.k))
-        self._slope, self._oldest = 0.0, 1
+        self._idle: list[int] = []
+        self._slope = 0.0
         self._add(reference, np.zeros(problem.n), problem.history.virgin)
 
     def __len__(self) -> int:
@@ -75,19 +77,23 @@ class SharedFactors:
             distance = np.minimum(closer, distance)
         return nearest
 
+    def assigned(self, gradient: Array) -> NDArray[np.intp]:
+        """The nearest factors as :meth:`nearest`; those that are not among them for some calls may be given away."""
+        which = self.nearest(gradient)
+        self._idle = [0 if j in which else idle + 1 for j, idle in enumerate(self._idle)]
+        return which
+
     def renewed(self, gradient: Array, fluctuation: Array, history: Array) -> int:
-        """Index of a new factor at g (k,), w (N,) and h₀ (h,), which takes the oldest one's place where all are taken.
+        """Index of a new factor at g (k,), w (N,) and h₀ (h,), in the place of one that has been idle if there is such.
 
         Raises:
             ArithmeticError: the stiffness there cannot be factorised.
         """
-        self._add(gradient, fluctuation, history)
-        if len(self) <= _MOST:
-            return len(self) - 1
-        index, self._oldest = self._oldest, 1 + self._oldest % (_MOST - 1)
-        self._factors[index], self._borders[index] = self._factors.pop(), self._borders.pop()
-        self._states[index], self._states = self._states[-1], self._states[:-1]
-        return index
+        idlest = max(range(1, len(self)), key=self._idle.__getitem__, default=0)
+        if len(self) < _MOST and self._idle[idlest] < _LONG_IDLE:
+            idlest = len(self)
+        self._put(idlest, gradient, fluctuation, history)
+        return idlest
 
     def nearest(self, gradient: Array) -> NDArray[np.intp]:
         """Index (n,) of the factor nearest to each point with gradient (n, k)."""
@@ -117,18 +123,32 @@ class SharedFactors:
         return distance.argmin(axis=1), distance.min(axis=1)
 
     def _add(self, gradient: Array, fluctuation: Array, history: Array = NO_HISTORY) -> None:
+        self._put(len(self), gradient, fluctuation, history)
+
+    def _put(self, j: int, gradient: Array, fluctuation: Array, history: Array) -> None:
+        """Make factor j, or a new one, that of g (k,), w (N,) and h₀ (h,)."""
         self.problem.linearise(gradient, fluctuation, history)
-        factor = SymmetricFactor(self.problem.K, 1)
+        new = j == len(self)
+        factor = SymmetricFactor(self.problem.K, 1) if new else self._factors[j]
+        if not new:
+            self._states[j] = np.inf
         self.ledger.count("rve/factorisations")
         if not factor.factorise():
             self.ledger.count("rve/LU factorisations")
         if not np.isfinite(factor.solve_rows(np.ones((1, self.problem.n)))).all():
             raise ArithmeticError("the RVE's stiffness matrix is not finite")  # LU does not always say so
-        self._factors.append(factor)
-        self._states = np.vstack([self._states, gradient])
+        border = self._eliminated(factor)
+        if new:
+            self._factors.append(factor)
+            self._borders.append(border)
+            self._states = np.vstack([self._states, gradient])
+            self._idle.append(0)
+        else:
+            self._borders[j], self._states[j], self._idle[j] = border, gradient, 0
+
+    def _eliminated(self, factor: SymmetricFactor) -> _Border | None:
         border = self.problem.border
         if border is None:
-            self._borders.append(None)
-            return
+            return None
         solved = factor.solve_rows(border.columns.T).T
-        self._borders.append(_Border(border.columns, solved, border.columns.T @ solved - border.corner))
+        return _Border(border.columns, solved, border.columns.T @ solved - border.corner)
