@@ -28,7 +28,7 @@ from solver_adapters.rve.unit_cells import UnitCell
 _FACTOR_SERVES = 1e-4
 _SMALLEST_STEP = 2.0**-8
 _MOST_ITERATIONS = 12
-_ROUND_OFF = 1e-28  # of a strain, squared
+_ROUND_OFF = 1e-18  # up to which the energy of a correction may be that, where constraints are eliminated
 _FEW = 0.1  # of the points may need Newton's method in a sweep
 
 
@@ -97,7 +97,8 @@ class PeriodicRVE:
             used where the true residual is smaller there than at the usual start and det(U + ∇w) > 0 in all of the RVE.
 
     Attributes:
-        reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties.
+        reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties, with history
+            those of a response at once (Δt = 0).
         point_work: (n,) Newton iterations of each point in the last evaluation, for
             :class:`coupling.balance.BalancedClosure`.
 
@@ -105,15 +106,6 @@ class PeriodicRVE:
         MeshError: the cell does not fit the boundary condition.
         ClosureError: there is no equilibrium in the reference state.
         ContractError: a tag without material, no such boundary condition, an energy where none belongs to the flux.
-
-    A predictor for materials with history is fitted to increments along paths, which visit what a run will:
-
-        for gradient in paths:  # (steps, n, k), random walks, say
-            response = rve.evaluate(gradient, state, dt)
-            known.append(np.hstack([gradient, rve.features(state)]))
-            fields.append(rve.fluctuations(response.state))
-            state = response.state
-        FieldPredictor.fit(np.vstack(known), np.vstack(fields), reference=np.zeros(k + f))
     """
 
     def __init__(
@@ -181,7 +173,7 @@ class PeriodicRVE:
             good = np.flatnonzero(status == Status.OK)
             rows = memory if hint is None else hint
             if self.spec.history:
-                rows = self._start_rows(gradient, rows, memory, good)
+                rows = self._start_rows(gradient, rows, memory, good if hint is None else good[:0])
             guessed = self._guessed(gradient, rows, good)
             for i in good:
                 row, solved, before = memory[i], None, self._iterations
@@ -228,7 +220,7 @@ class PeriodicRVE:
         with self.ledger.phase("rve"):
             rows = memory if good.size == n else memory[good]
             if self.spec.history:
-                rows = self._start_rows(gradient[good], rows, state[good], np.arange(good.size))
+                rows = self._start_rows(gradient[good], rows, state[good], np.arange(good.size if hint is None else 0))
             swept = self._sweep(gradient[good], self._memory(rows), tangent[good], tolerance)
             if self.spec.history:
                 rows = np.where(np.isnan(swept.flux[:, :1]), memory[good], rows)
@@ -265,9 +257,17 @@ class PeriodicRVE:
             vars(self).pop("_sweep", None)  # its factors are those of another dt
 
     def features(self, state: Array) -> Array:
-        """What predictors are told of the histories in rows of a state (n, s), besides the gradient.
+        """What a predictor is told of the histories in rows of a state (n, s), besides the gradient.
 
-        That is the average of each component over the cells of its material, (n, f); f = 0 without history.
+        That is the average of each component over the cells of its material, (n, f); f = 0 without history. A predictor
+        for materials with history is fitted to increments along paths like those that a run takes, such as random ones:
+
+            for gradient in path:  # (n, k)
+                response = rve.evaluate(gradient, state, dt)
+                known.append(np.hstack([gradient, rve.features(state)]))
+                fields.append(rve.fluctuations(response.state))
+                state = response.state
+            FieldPredictor.fit(np.vstack(known), np.vstack(fields), reference=np.zeros(k + f))
         """
         return self.problem.history.averages(self._memory(state).history)
 
@@ -299,12 +299,15 @@ class PeriodicRVE:
             )
         return solved
 
-    def _start_rows(self, gradient: Array, rows: Array, committed: Array, good: NDArray[np.intp]) -> Array:
-        """Where iterations with history start: at ``rows``, with committed histories, turned where the path turns."""
+    def _start_rows(self, gradient: Array, rows: Array, committed: Array, first: NDArray[np.intp]) -> Array:
+        """Rows from which iterations with history start: with committed histories, and turned at the points ``first``.
+
+        These are the points that the increment has not been solved at yet.
+        """
         rows = np.array(rows)
         start = self._memory(rows)
         start.history[:] = self._memory(committed).history
-        turn(self.problem, gradient, start, self.reference.sensitivity, good)
+        turn(self.problem, gradient, start, self.reference.sensitivity, first)
         return rows
 
     def _guessed(self, gradient: Array, rows: Array, good: NDArray[np.intp]) -> dict[int, Array]:
@@ -357,8 +360,6 @@ class PeriodicRVE:
         It starts from the predictor of ``start``.
         """
         tolerance = self.tolerance if tolerance is None else tolerance
-        if self.spec.history:
-            tolerance = max(tolerance**2, _ROUND_OFF)
         w, border = start.fluctuation + start.sensitivity @ (gradient - start.gradient), self.problem.border
         if border is not None:
             w = border.feasible(w)
@@ -373,20 +374,27 @@ class PeriodicRVE:
             except ArithmeticError:
                 return None
             previous, error = error, abs(float(condensed[0, 0])) / self._scale
-            if not error < 4 * previous:
+            if not error < 4 * previous and not (self.spec.history and error <= _ROUND_OFF):
                 return None
             w = w - solution[:, 0]
-            if error <= tolerance:
+            if self._has_converged(error, previous, tolerance):
                 (flux, tangent), sign = system.condensed(condensed), self.kinematics.sign
                 h = self.problem.updated(gradient, w, history)
                 return Equilibrium(gradient, w, -solution[:, 1:], sign * flux, sign * tangent, h)
         return None
+
+    def _has_converged(self, error: float, previous: float, tolerance: float) -> bool:
+        """Whether an energy of the correction that follows one of ``previous`` is small enough, or but round-off."""
+        if not self.spec.history:
+            return error <= tolerance
+        return error <= tolerance**2 or 0.25 * previous < error <= _ROUND_OFF
 
     def _condense(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
         """X = K⁻¹B and BᵀK⁻¹B/|Y| of the columns B = [r, L], under the constraints of a border where B carries one."""
         X, G = self._solve_columns(B, reuse=reuse or self.problem.constant)
         if self.problem.border is not None:
             X, G = self.problem.border.eliminate(X, G)
+            X = self.problem.border.feasible(X)  # which by a factor of an earlier matrix it is but nearly
         return X, np.asarray(G / self.problem.volume)
 
     def _solve_columns(self, B: Array, *, reuse: bool) -> tuple[Array, Array]:
