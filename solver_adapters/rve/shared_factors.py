@@ -78,7 +78,7 @@ class SharedFactors:
         return nearest
 
     def assigned(self, gradient: Array) -> NDArray[np.intp]:
-        """The nearest factors as :meth:`nearest`; those that are not among them for some calls may be given away."""
+        """The nearest factors as :meth:`nearest`; those that are not among them in several calls may be replaced."""
         which = self.nearest(gradient)
         self._idle = [0 if j in which else idle + 1 for j, idle in enumerate(self._idle)]
         return which
@@ -86,14 +86,16 @@ class SharedFactors:
     def renewed(self, gradient: Array, fluctuation: Array, history: Array) -> int:
         """Index of a new factor at g (k,), w (N,) and h₀ (h,), in the place of one that has been idle if there is such.
 
+        The one of the reference state stays.
+
         Raises:
             ArithmeticError: the stiffness there cannot be factorised.
         """
         idlest = max(range(1, len(self)), key=self._idle.__getitem__, default=0)
-        if len(self) < _MOST and self._idle[idlest] < _LONG_IDLE:
-            idlest = len(self)
-        self._put(idlest, gradient, fluctuation, history)
-        return idlest
+        replaced = idlest > 0 and (len(self) == _MOST or self._idle[idlest] >= _LONG_IDLE)
+        index = idlest if replaced else len(self)
+        self._put(index, gradient, fluctuation, history)
+        return index
 
     def nearest(self, gradient: Array) -> NDArray[np.intp]:
         """Index (n,) of the factor nearest to each point with gradient (n, k)."""
@@ -126,25 +128,29 @@ class SharedFactors:
         self._put(len(self), gradient, fluctuation, history)
 
     def _put(self, j: int, gradient: Array, fluctuation: Array, history: Array) -> None:
-        """Make factor j, or a new one, that of g (k,), w (N,) and h₀ (h,)."""
+        """Make factor j, or the next one, that of g (k,), w (N,) and h₀ (h,); one that fails becomes the first one."""
         self.problem.linearise(gradient, fluctuation, history)
-        new = j == len(self)
-        factor = SymmetricFactor(self.problem.K, 1) if new else self._factors[j]
-        if not new:
-            self._states[j] = np.inf
+        if j == len(self):
+            factor = SymmetricFactor(self.problem.K, 1)
+            self._factorise(factor)
+            self._factors.append(factor)
+            self._borders.append(self._eliminated(factor))
+            self._states = np.vstack([self._states, gradient])
+            self._idle.append(0)
+            return
+        first = self._factors[0], self._borders[0]
+        factor = SymmetricFactor(self.problem.K, 1) if self._factors[j] is first[0] else self._factors[j]
+        self._states[j], self._idle[j] = np.inf, 0
+        self._factors[j], self._borders[j] = first
+        self._factorise(factor)
+        self._factors[j], self._borders[j], self._states[j] = factor, self._eliminated(factor), gradient
+
+    def _factorise(self, factor: SymmetricFactor) -> None:
         self.ledger.count("rve/factorisations")
         if not factor.factorise():
             self.ledger.count("rve/LU factorisations")
         if not np.isfinite(factor.solve_rows(np.ones((1, self.problem.n)))).all():
             raise ArithmeticError("the RVE's stiffness matrix is not finite")  # LU does not always say so
-        border = self._eliminated(factor)
-        if new:
-            self._factors.append(factor)
-            self._borders.append(border)
-            self._states = np.vstack([self._states, gradient])
-            self._idle.append(0)
-        else:
-            self._borders[j], self._states[j], self._idle[j] = border, gradient, 0
 
     def _eliminated(self, factor: SymmetricFactor) -> _Border | None:
         border = self.problem.border
