@@ -14,7 +14,8 @@ from solver_adapters.fenicsx_rve import PeriodicRVE
 def drawn(lower: Sequence[float], upper: Sequence[float], n: int, *, seed: int, inner: float = 0.8) -> Array:
     """N gradients from the inner part of a box."""
     low, width = np.array(lower), np.subtract(upper, lower)
-    return low + ((1.0 - inner) / 2 + inner * np.random.default_rng(seed).random((n, len(low)))) * width
+    where = (1.0 - inner) / 2 + inner * np.random.default_rng(seed).random((n, len(low)))
+    return np.asarray(low + where * width)
 
 
 def cold_starts(fine: PeriodicRVE, gradients: Array) -> tuple[NDArray[np.int_], NDArray[np.bool_], Array]:

@@ -42,10 +42,10 @@ def rve(cell=centred_fibre, **options):
     return PeriodicRVE(cell(size=0.25), MATERIALS, **options)
 
 
-def learned(cell, box, n):
+def learned(cell, lower, upper, n):
     """A predictor from n samples of a coarse cell."""
     fine = rve(cell, energy=True)
-    design = stretch_design(*box, n, seed=0)
+    design = stretch_design(lower, upper, n, seed=0)
     return FieldPredictor.of(
         sample(fine, design, comm=MPI.COMM_SELF, fields=fine.fluctuations, progress=False), coefficients="kernel"
     )
@@ -66,7 +66,8 @@ def far_stretches(n, seed=5):
     return drawn(*BOX, n, seed=seed)
 
 
-def test_interpolant_passes_through_its_samples_and_reproduces_cubics():
+@pytest.mark.parametrize("adapted", [False, True])
+def test_interpolant_passes_through_its_samples_and_reproduces_cubics(adapted):
     rng = np.random.default_rng(0)
     x, new = rng.uniform(-1, 1, (60, 2)), rng.uniform(-1, 1, (9, 2))
 
@@ -80,17 +81,18 @@ def test_interpolant_passes_through_its_samples_and_reproduces_cubics():
         ],
         axis=1,
     )
-    f = Interpolant.through(x, cubic(x), reference=np.array([0.1, -0.2]))
+    f = Interpolant.through(x, cubic(x), reference=np.array([0.1, -0.2]), adapted=adapted)
     np.testing.assert_allclose(f(x), cubic(x), atol=1e-10)
     np.testing.assert_allclose(f(new), cubic(new), atol=1e-9)
     np.testing.assert_allclose(f.derivative(new), slope, atol=1e-8)
     np.testing.assert_array_equal(f.both(new)[1], f.derivative(new))
 
 
-def test_interpolant_has_the_derivative_of_its_values():
+@pytest.mark.parametrize("adapted", [False, True])
+def test_interpolant_has_the_derivative_of_its_values(adapted):
     rng = np.random.default_rng(1)
     x = rng.uniform(-1, 1, (80, 3))
-    f = Interpolant.through(x, np.sin(3 * x) + x[:, ::-1] ** 2, reference=np.zeros(3))
+    f = Interpolant.through(x, np.sin(3 * x) + x[:, ::-1] ** 2, reference=np.zeros(3), adapted=adapted)
     at, h = rng.uniform(-0.8, 0.8, (5, 3)), 1e-6
     differences = [(f(at + h * e) - f(at - h * e)) / (2 * h) for e in np.eye(3)]
     np.testing.assert_allclose(f.derivative(at), np.stack(differences, axis=2), atol=1e-7)
@@ -105,11 +107,11 @@ def test_distances_follow_oblique_layers():
     """The longest axis is the layer's normal, in units of the components, and the error shrinks."""
     rng, scale, normal = np.random.default_rng(3), np.array([1.0, 100.0, 0.01]), np.array([0.6, -0.8, 0.2])
     x, new = rng.uniform(-1, 1, (700, 3)), rng.uniform(-0.8, 0.8, (300, 3))
-    f = Interpolant.through(x * scale, layers(x, normal), reference=np.zeros(3))
+    f = Interpolant.through(x * scale, layers(x, normal), reference=np.zeros(3), adapted=True)
     rows = f.axes * scale
     longest = rows[np.argmax(np.linalg.norm(rows, axis=1))]
     assert abs(longest @ normal) > 0.99 * np.linalg.norm(longest) * np.linalg.norm(normal)
-    round_ones = Interpolant._along(np.eye(3), x, layers(x, normal), np.zeros(3))
+    round_ones = Interpolant.through(x, layers(x, normal), reference=np.zeros(3))
     ours, theirs = f(new * scale) - layers(new, normal), round_ones(new) - layers(new, normal)
     assert np.linalg.norm(ours) < np.linalg.norm(theirs) / 4
     np.testing.assert_allclose(f(x * scale), layers(x, normal), atol=1e-8)
@@ -291,7 +293,7 @@ def test_where_a_zero_start_takes_four_iterations_a_predicted_one_takes_two(what
     """Each point of the inner part of the first demo's range; close to it lies the void's instability."""
     case = CASES[what]
     g = drawn(case.lower, case.upper, 150, seed=5)
-    predictor = learned(case.cell, (case.lower, case.upper), 300)
+    predictor = learned(case.cell, case.lower, case.upper, 300)
     (zero, cut, exact), (ours, _, fluxes) = (cold_starts(rve(case.cell, predictor=p), g) for p in (None, predictor))
     four = (zero == 4) & ~cut
     assert four.sum() >= 100
@@ -307,7 +309,7 @@ def test_where_a_zero_start_takes_four_iterations_a_predicted_one_takes_two(what
 def test_predicted_starts_do_not_fail_where_zero_starts_do(cell, lower, upper):
     """Far out Newton's method fails from zero, and the path is cut into substeps; not so from predicted fields."""
     n = 150
-    guessed = rve(cell, predictor=learned(cell, (lower, upper), 300))
+    guessed = rve(cell, predictor=learned(cell, lower, upper, 300))
     g = drawn(lower, upper, n, seed=5)
     (zero, cut, exact), (ours, ours_cut, fluxes) = (cold_starts(fine, g) for fine in (rve(cell), guessed))
     assert cut.sum() >= 3 and not ours_cut.any()

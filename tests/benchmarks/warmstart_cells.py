@@ -38,7 +38,8 @@ def compare_cold_starts(name: str, case: Case, samples: int, starts: int) -> dic
             "most iterations where a zero start needs 4": float(ours[(zero == 4) & ~failed].max(initial=0)),
             "predicted starts that fail where zero starts fail": float((ours_failed & failed).sum()),
         }
-        _show(f"{name} RVE, {starts} starts in the {part}: mean {zero.mean():.2f} → {ours.mean():.2f}", zero, failed, ours)
+        means = f"mean {zero.mean():.2f} → {ours.mean():.2f}"
+        _show(f"{name} RVE, {starts} starts in the {part}: {means}", zero, failed, ours)
         met = with_goals(reached, at_most=GOALS)
         show_goals(f"{name} RVE, {part}", met)
         result[part] = {
@@ -54,8 +55,6 @@ def compare_cold_starts(name: str, case: Case, samples: int, starts: int) -> dic
 def _show(title: str, zero: NDArray[np.int_], failed: NDArray[np.bool_], ours: NDArray[np.int_]) -> None:
     """Print how many of the points that need so many iterations from zero need so many from predicted fields."""
     groups = {str(n): (zero == n) & ~failed for n in np.unique(zero[~failed])} | {"fails": failed}
-    rows = [
-        [label, str(where.sum()), *(str((ours[where] == n).sum()) for n in range(1, MANY)), str((ours[where] >= MANY).sum())]
-        for label, where in groups.items()
-    ]
+    counted = {label: np.bincount(np.minimum(ours[where], MANY), minlength=MANY + 1) for label, where in groups.items()}
+    rows = [[label, str(counts.sum()), *map(str, counts[1:])] for label, counts in counted.items()]
     show(title, ["from zero", "points", *(f"predicted: {n}" for n in range(1, MANY)), f"{MANY} or more"], rows)
