@@ -37,7 +37,7 @@ from surrogates.potential import check_weights
 _DEGREE = 3
 _POWERS = (0.0, 0.5, 1.0)
 _SHORTEST = 0.1  # scale of an axis relative to the longest
-_FEW = 500  # samples that tell the axes
+_FEW = 500  # samples that tell the axes, or twice as many as the polynomial has terms
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Interpolant:
             )
         axes = np.diag(1.0 / scale)
         if adapted:
-            few = np.random.default_rng(0).permutation(len(x))[:_FEW]
+            few = np.random.default_rng(0).permutation(len(x))[: max(_FEW, 2 * least)]
             rough = cls._along(axes, x[few], y[few], reference)
             possible = _axes(rough.derivative(x[few]), scale)
             axes = min(possible, key=lambda A: _left_out_error((x[few] - reference) @ A.T, y[few]))
