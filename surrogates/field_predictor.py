@@ -17,9 +17,10 @@ The coefficients are interpolated by a kernel (:mod:`surrogates.kernel_interpola
 
 Errors of the fields (relative) and iterations are means over cold starts, from rest to 1,000 stretches drawn from the
 inner 80 % of the range. Where a zero start takes 4 iterations, one from a kernel's field takes 2 or 1, and it does not
-fail where a zero start does (``./run bench warmstart --part cells``, in the whole range too). The void's largest errors
-are those of interpolation where its ligaments buckle, in a steep layer across the range of stretches; elsewhere it is
-the number of modes: 70, all that are above 1e-6, would take 1.40 iterations and cost 5 to 8 % more to evaluate.
+fail where a zero start does (``./run bench warmstart --part cells``); in the whole range of the void it did at 1 of 171
+such points, in the edge. The void's largest errors are those of interpolation where its ligaments buckle, in a steep
+layer across the range of stretches; elsewhere it is the number of modes: 70, all that are above 1e-6, would take 1.40
+iterations and cost 5 to 8 % more to evaluate.
 """
 
 from __future__ import annotations
