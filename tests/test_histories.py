@@ -13,12 +13,14 @@ from coupling.closed_forms import StandardLinearSolid, lame
 from coupling.closed_forms import VonMisesPlasticity as ClosedPlasticity
 from coupling.conformance import assert_conforms
 from coupling.contract import Array, Closure
+from coupling.ledger import Ledger
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import NeoHookean, isotropic
 from solver_adapters.rve.fields import local_flux
 from solver_adapters.rve.histories import GeneralisedMaxwell, HistoryMaterial, VonMisesPlasticity
 from solver_adapters.rve.kinematics import SmallStrain
 from solver_adapters.rve.meshes import centred_fibre, laminate, sphere
+from solver_adapters.rve.shared_factors import SharedFactors
 
 MODULI, YIELD, HARDENING = lame(70.0, 0.3), 0.2, 1.0
 METAL = VonMisesPlasticity(*MODULI, YIELD, HARDENING)
@@ -267,3 +269,27 @@ def test_energies_are_refused():
         VonMisesPlasticity(*MODULI, 0.0)
     with pytest.raises(ContractError, match="relaxation time > 0"):
         GeneralisedMaxwell(*MODULI, ((1.0, 1.0, 0.0),))
+
+
+def test_factors_are_renewed_in_the_place_of_idle_ones():
+    """The first one stays, and one that cannot be made leaves the others as they are."""
+    phases = {1: NeoHookean(1.0, 2.0), 2: NeoHookean(20.0, 40.0)}
+    problem, rest = PeriodicRVE(centred_fibre(size=0.4), phases).problem, np.array([1.0, 1.0, 0.0])
+    far, none, w = rest + 0.1 * np.eye(3), problem.history.virgin, np.zeros(problem.n)
+    factors = SharedFactors(problem, rest, Ledger())
+    assert [factors.renewed(g, w, none) for g in far[:2]] == [1, 2]
+    for _ in range(4):
+        assert factors.assigned(far[1:2]).tolist() == [2]
+    assert factors.renewed(far[2], w, none) == 1
+    assert factors.nearest(np.vstack([rest, far])).tolist() == [0, 0, 2, 1]
+    for _ in range(4):
+        factors.assigned(far[1:2])
+    folded = np.random.default_rng(0).normal(size=problem.n)
+    with pytest.raises(ArithmeticError):
+        factors.renewed(far[0], folded, none)
+    assert factors.nearest(np.vstack([far[1:], far[:1]])).tolist() == [2, 0, 0]
+    right = np.random.default_rng(0).normal(size=(3, problem.n))
+    solved = factors.solve(np.array([0, 1, 2]), right)
+    problem.linearise(far[1], w, none)
+    np.testing.assert_allclose(problem.K.to_scipy() @ solved[2], right[2], atol=1e-10)
+    assert np.isfinite(solved).all()
