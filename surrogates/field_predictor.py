@@ -90,7 +90,7 @@ class FieldPredictor:
         *,
         reference: Array,
         coefficients: Method = "kernel",
-        most_modes: int = 64,
+        most_modes: int = 128,
         seed: int = 0,
         origin: dict[str, Any] | None = None,
     ) -> FieldPredictor:
@@ -132,7 +132,7 @@ class FieldPredictor:
 
     @classmethod
     def of(
-        cls, dataset: Dataset, *, coefficients: Method = "kernel", most_modes: int = 64, seed: int = 0
+        cls, dataset: Dataset, *, coefficients: Method = "kernel", most_modes: int = 128, seed: int = 0
     ) -> FieldPredictor:
         """Fit the fields of a data set, which :func:`surrogates.sample` keeps where it is asked to.
 
