@@ -13,7 +13,7 @@ from coupling.agreement import together
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 from coupling.guarded_predictor import GuardedPredictor
-from coupling.guess import Predictor
+from coupling.guess import Bounds, Predictor
 from coupling.ledger import Ledger
 from coupling.predictors import DEGREES
 from coupling.predictors.polynomial import PolynomialPredictor
@@ -190,9 +190,12 @@ class _GuardedExtrapolation(_Extrapolation):
     def solve(self, load: float, dt: float) -> Solved:
         problem = self._guarded_problem
         standard = problem.solution.copy()
-        guess, used = self._predictor.start(
-            np.array([load]), standard[: problem.owned], lambda values: problem.residual_norm(values, dt)
-        )
+
+        def residual(values: Array) -> Bounds:
+            norm = problem.residual_norm(values, dt)
+            return norm, norm
+
+        guess, used = self._predictor.start(np.array([load]), standard[: problem.owned], residual)
         problem.solution[:] = standard
         if not used:
             return problem.solve(dt)

@@ -1,0 +1,178 @@
+"""Residuals with swept fluxes where a solve at two levels may start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from petsc4py import PETSc
+
+import numpy as np
+
+from coupling.agreement import together
+from coupling.contract import Array
+from coupling.ledger import Ledger
+from solver_adapters.level import EVALUATE, Level
+from solver_adapters.macro.evaluation import measure_magnitudes
+from solver_adapters.petsc_fd import FaceFlux
+from solver_adapters.warm_starts.vectors import owned
+
+_ERROR = 1e-3  # of the residual at the first state is that of sweeps
+_ROUGH = 0.1  # of what models make of that residual; where it is less, its sweep was too rough
+
+
+@dataclass(frozen=True)
+class Start:
+    """Residual at a state.
+
+    Args:
+        values: the entries of the state that this rank owns.
+        norm: ‖F − b‖, not finite where a point fails.
+        error: bound of what is wrong with it.
+        in_full: whether closures were evaluated in full, as sweeps failed or could not be scaled.
+    """
+
+    values: Array
+    norm: float
+    error: float
+    in_full: bool
+
+    @property
+    def least(self) -> float:
+        """Lower bound of the residual."""
+        return max(self.norm - self.error, 0.0)
+
+
+class SweptStarts:
+    """F(x) − b of a SNES with the fluxes of exact sweeps, at states from which a solve may start.
+
+    The states of one comparison are swept from the committed ones, each as if there were no other, with errors that are
+    a thousandth of the residual at the first of them, the standard start. Tolerances of sweeps are relative to the
+    magnitudes of fluxes, which are made such that errors as large as they, independent of each other, change the
+    residual by ``scale``, whatever the user's code makes of the fluxes. Where a sweep fails at a point of any rank, all
+    points are evaluated in full.
+
+    Ledger, on rank 0: counts ``macro/start sweeps``.
+
+    Args:
+        snes: the solver.
+        fluxes: all fluxes that its function evaluates.
+        ledger: where counts are entered.
+
+    Attributes:
+        scale: residual that the tolerances of sweeps are relative to; zero where they cannot be scaled.
+        whole: residual that all of the fluxes, with random signs, would make.
+    """
+
+    def __init__(self, snes: PETSc.SNES, fluxes: Sequence[FaceFlux], ledger: Ledger) -> None:
+        self._snes, self._fluxes, self._ledger = snes, fluxes, ledger
+        self._comm = snes.getComm().tompi4py()
+        self._b: PETSc.Vec | None = None
+        self._tried: list[Start | None] = []
+        self._error = self.scale = self.whole = 0.0
+
+    def solve_for(self, b: PETSc.Vec | None) -> None:
+        """Let b be the right-hand side from now on."""
+        self._b = b
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin another comparison."""
+        self._tried.clear()
+
+    def evaluate(self, x: PETSc.Vec, r: PETSc.Vec) -> float:
+        """Set r to F(x) − b with swept fluxes; a bound of the error of its norm (collective).
+
+        Raises:
+            Exception: what the user's function raised, on its rank; RemoteRankError on the others.
+        """
+        first = not self._tried
+        self._tried.append(None)  # on all ranks, whatever happens
+        self.forget()
+        if first:
+            self._measure_scale(x, r)
+        norm = self._swept(x, r)
+        if first and 0.0 < norm < _ROUGH * self.scale:
+            self._error = _ERROR * norm
+            norm = self._swept(x, r)
+        in_full = not np.isfinite(norm)
+        if in_full:
+            norm = self.norm(x, r, EVALUATE)
+        self._tried[-1] = Start(owned(x), norm, 0.0 if in_full else self._error, in_full)
+        return self._tried[-1].error
+
+    def chosen(self, x: PETSc.Vec, r: PETSc.Vec) -> Start:
+        """The start at the state x that has been chosen, evaluated unless it has been; ends the comparison (collective).
+
+        Fluxes keep what they know from the evaluation of a guess, or of any state in full, where that was the last one;
+        models are judged by their increments, and a sweep at the standard start is none.
+        """
+        i = self._index(x)
+        if i is None:
+            self.begin()
+            self.evaluate(x, r)
+            i = 0
+        start, last = self._tried[i], i + 1 == len(self._tried)
+        assert start is not None
+        if not (last and (i > 0 or start.in_full)):
+            self.forget()
+        self._tried.clear()
+        return start
+
+    def norm(self, x: PETSc.Vec, r: PETSc.Vec, level: Level) -> float:
+        """Set r to F(x) − b, closures asked at that level; its norm (collective)."""
+        for flux in self._fluxes:
+            flux.level = level
+        together(self._comm, lambda: self._snes.computeFunction(x, r))
+        if known := self._snes.getRhs():  # of its last solve, which PETSc subtracts
+            r.axpy(1.0, known)
+        if self._b is not None:
+            r.axpy(-1.0, self._b)
+        return float(r.norm())
+
+    def rescale(self, scale: float) -> None:
+        """Let tolerances of sweeps be relative to another scale."""
+        for flux in self._fluxes:
+            flux.magnitude *= scale / self.scale
+        self.scale = scale
+
+    def forget(self) -> None:
+        """Let the fluxes know no more than the committed states."""
+        for flux in self._fluxes:
+            flux.discard()
+
+    def _swept(self, x: PETSc.Vec, r: PETSc.Vec) -> float:
+        if self.scale == 0.0:
+            return float("nan")
+        if self._comm.rank == 0:
+            self._ledger.count("macro/start sweeps")
+        return self.norm(x, r, Level(tolerance=self._error / self.scale))
+
+    def _measure_scale(self, x: PETSc.Vec, r: PETSc.Vec) -> None:
+        modelled = self.norm(x, r, Level(learned=False))
+        self.whole = self._weight_of_fluxes(x, r) if np.isfinite(modelled) else 0.0
+        self.scale, self._error = self.whole, _ERROR * modelled
+        if modelled > 0.0 and self.whole > 0.0:
+            self.rescale(modelled)
+        else:
+            self.scale = 0.0
+
+    def _weight_of_fluxes(self, x: PETSc.Vec, r: PETSc.Vec) -> float:
+        """Norm by which random changes of all fluxes, of their own magnitude, change the residual."""
+        measure_magnitudes(self._fluxes, self._comm)
+        changed, random = r.duplicate(), np.random.default_rng(self._comm.rank)
+        for flux in self._fluxes:
+            change = random.normal(size=flux.response.flux.shape)
+            change *= flux.magnitude / np.linalg.norm(change, axis=1, keepdims=True)
+            flux.response.flux[:] += change
+        self.norm(x, changed, Level(learned=False))
+        changed.axpy(-1.0, r)
+        self.forget()
+        return float(changed.norm())
+
+    def _index(self, x: PETSc.Vec) -> int | None:
+        """Which of the states x is, on all ranks."""
+        values = owned(x)
+        same = [start is not None and np.array_equal(start.values, values) for start in self._tried]
+        everywhere = np.logical_and.reduce(self._comm.allgather(same)) if same else []
+        return next((i for i, equal in enumerate(everywhere) if equal), None)
