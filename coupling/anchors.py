@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from coupling.contract import Array
 
 _LEAST_TOLD = 300.0
+UNHEARD = -1.0
+"""Error of a learned model whose surrogate has not answered at g₀."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Anchors:
         tangent: (n, m, k), A.
         mismatch: (n, m), m₀.
         slope: (n, m, k), B.
-        errors: (n, 2), error with which the learned and the plain model predicted the last fluxes, older ones fading.
+        errors: (n, 2), error with which the learned and the plain model predicted the last fluxes, older ones fading;
+            :data:`UNHEARD` for the learned one where there is no m₀.
         doubt: (n, 2), error of the model in use relative to the change of the flux, at the first sweep of the last
             increment and at the last sweep, zero there where the tangent is the fine scale's.
         noise: (n,), estimated error of q₀; negative at points without an anchor.
@@ -78,6 +81,11 @@ class Anchors:
         return np.asarray(self.noise < 0.0)
 
     @property
+    def heard(self) -> NDArray[np.bool_]:
+        """Mask (n,) of the points where the surrogate has answered at g₀."""
+        return np.asarray(self.errors[:, 0] != UNHEARD)
+
+    @property
     def told(self) -> NDArray[np.bool_]:
         """Mask (n,) of the points where A and B come from the fine scale's own tangent."""
         return np.asarray(self.doubt[:, 1] == 0.0)
@@ -88,7 +96,7 @@ class Anchors:
         Its error counts as that of the last surrogate, and as unknown where there was none to be judged.
         """
         slope = np.where(self.told[:, None, None], self.tangent - tangent, 0.0)
-        judged = self.errors[:, 0] != 2.0 * self.errors[:, 1]
+        judged = self.heard & (self.errors[:, 0] != 2.0 * self.errors[:, 1])
         return replace(self, mismatch=self.flux - flux, slope=slope, errors=np.where(judged[:, None], self.errors, 0.0))
 
     def plain(self, step: Array) -> Array:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coupling.agreement import collective_over, together
-from coupling.anchors import Anchors, secant
+from coupling.anchors import UNHEARD, Anchors, secant
 from coupling.contract import Array, Closure, ClosureSpec, Response, check_response, usable
 from coupling.gate import Gate
 from coupling.ledger import Ledger
 from coupling.proposal import accepted, proposed, taught
+from coupling.surrogate_choice import SurrogateChoice
 from coupling.tangent_choice import TangentChoice
 from coupling.two_level import LearningSurrogate
 
@@ -28,7 +29,8 @@ class ExactLevels:
 
     A point is modelled by the surrogate as long as that predicted the fine scale's last answers better than the plain
     model, the gate accepts it and its numbers are finite; so a bad surrogate is out after one sweep, point by point.
-    The tangent of the fine scale is asked for where it saves time (:mod:`coupling.tangent_choice`).
+    The tangent of the fine scale is asked for where it saves time (:mod:`coupling.tangent_choice`), and so is the
+    surrogate (:mod:`coupling.surrogate_choice`), unless it is collective.
 
     A surrogate that learns (:class:`coupling.two_level.LearningSurrogate`) is taught at the start of each increment
     what the last one has ended with.
@@ -52,9 +54,10 @@ class ExactLevels:
         self.own = fine.spec.state_size
         self.spec: ClosureSpec = replace(fine.spec, state_size=self.own + Anchors.size(fine.spec.k, fine.spec.m))
         self._reference: Array | None = None
-        self._choice = TangentChoice()
-        self._keeps_answer = surrogate.spec.state_size == 0 and collective_over(surrogate) is None
+        self._tangents, self._surrogates = TangentChoice(), SurrogateChoice()
+        self._is_local = collective_over(surrogate) is None
         self._last: tuple[Array, float, Response] | None = None
+        self._unheard = False
         self._learner = surrogate if isinstance(surrogate, LearningSurrogate) else None
 
     def initial_state(self, n: int) -> Array:
@@ -68,7 +71,7 @@ class ExactLevels:
         assert state is not None
         last, own = self._anchors_in(state, dt), (self._own(state), dt, self._own(hint))
         answer, _ = self._solved(lambda: self.fine.evaluate(gradient, *own), len(gradient))
-        rows = self._anchored(gradient, answer, last, state, dt, None)
+        rows, *_ = self._anchored(gradient, answer, last, state, dt, None)
         return replace(answer, state=rows)
 
     @_silent
@@ -92,7 +95,7 @@ class ExactLevels:
         """Exact fluxes at n points; see :class:`coupling.two_level.TwoLevel`."""
         assert state is not None
         anchors = self._anchors(state, dt, hint)
-        wanted = self._choice.among(anchors.doubt[:, 0 if hint is None else 1])
+        wanted = self._tangents.among(anchors.doubt[:, 0 if hint is None else 1])
         self.ledger.count("exact/sweeps")
         self.ledger.count("exact/points", len(gradient))
         self.ledger.count("exact/tangents", int(wanted.sum()))
@@ -104,8 +107,10 @@ class ExactLevels:
             return replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
 
         answer, seconds = self._solved(ask, len(gradient))
-        self._choice.learn(len(gradient), int(wanted.sum()), seconds)
-        rows = self._anchored(gradient, answer, anchors, state, dt, hint)
+        self._tangents.learn(len(gradient), int(wanted.sum()), seconds)
+        rows, plain, learned = self._anchored(gradient, answer, anchors, state, dt, hint)
+        if hint is None and self._is_local:
+            self._surrogates.judge(plain, learned, seconds)
         return replace(answer, state=rows, tangent=np.ascontiguousarray(self._unpack(rows).tangent))
 
     def _solved(self, ask: Callable[[], Response], n: int) -> tuple[Response, float]:
@@ -126,52 +131,66 @@ class ExactLevels:
     @_silent
     def _anchored(
         self, gradient: Array, answer: Response, last: Anchors, state: Array | None, dt: float, hint: Array | None
-    ) -> Array:
-        """Rows of state anchored at the answers; points that failed keep their anchors."""
+    ) -> tuple[Array, float, float]:
+        """Rows of state anchored at the answers, and the largest doubts of the plain and the learned model.
+
+        Points that failed keep their anchors.
+        """
         step = gradient - last.gradient
         error_now = np.zeros(len(gradient)) if answer.uncertainty is None else answer.uncertainty
         noise = error_now + last.noise
         relative = noise / np.maximum(np.linalg.norm(last.tangent, axis=(1, 2)), _TINY)
         told = np.asarray(np.isfinite(answer.tangent).all(axis=(1, 2)))
-        plain = answer.flux - last.plain(step)
-        tangent = last.tangent + secant(step, plain, relative, symmetric=self.spec.symmetric)
+        unexplained = answer.flux - last.plain(step)
+        plain = learned = np.linalg.norm(unexplained, axis=1)
+        tangent = last.tangent + secant(step, unexplained, relative, symmetric=self.spec.symmetric)
         tangent = np.where(told[:, None, None], answer.tangent, tangent)
         mismatch, slope = last.mismatch, last.slope
-        errors = (np.linalg.norm(plain, axis=1) + _FADING * last.errors[:, 1])[:, None] * [2.0, 1.0]
-        learned: NDArray[np.bool_] = np.zeros(len(gradient), bool)
-        left = plain
+        errors = (plain + _FADING * last.errors[:, 1])[:, None] * [2.0, 1.0]
+        modelled: NDArray[np.bool_] = np.zeros(len(gradient), bool)
         surrogate = self._ask(gradient, state, dt, hint)
-        if surrogate is not None:
-            use = self._accepted(gradient, surrogate)
+        self._unheard = surrogate is None
+        if surrogate is None:
+            errors[:, 0] = UNHEARD
+        else:
+            use = self._accepted(gradient, surrogate) & last.heard
             mismatch = answer.flux - surrogate.flux
-            left = mismatch - last.correction(step)
+            left = np.where(last.heard[:, None], mismatch - last.correction(step), 0.0)
             slope = last.slope + secant(step, left, relative, symmetric=self.spec.symmetric)
             slope = np.where(told[:, None, None], answer.tangent - surrogate.tangent, slope)
-            errors[use, 0] = (np.linalg.norm(left, axis=1) + _FADING * last.errors[:, 0])[use]
-            learned = use & _better(errors)
-            self.ledger.count("exact/learned points", int(learned.sum()))
-            tangent = np.where((learned & ~told)[:, None, None], surrogate.tangent + slope, tangent)
-        change = np.linalg.norm(answer.flux - last.flux, axis=1)
-        error = np.where(learned, np.linalg.norm(left, axis=1), np.linalg.norm(plain, axis=1))
-        now = np.maximum(error - 2.0 * noise, 0.0) / np.maximum(change, _TINY)
+            learned = np.where(use, np.linalg.norm(left, axis=1), plain)
+            errors[use, 0] = (learned + _FADING * last.errors[:, 0])[use]
+            modelled = use & _better(errors)
+            self.ledger.count("exact/learned points", int(modelled.sum()))
+            tangent = np.where((modelled & ~told)[:, None, None], surrogate.tangent + slope, tangent)
+        change = np.maximum(np.linalg.norm(answer.flux - last.flux, axis=1), _TINY)
+        doubts = [np.maximum(error - 2.0 * noise, 0.0) / change for error in (plain, learned)]
+        now = np.where(modelled, doubts[1], doubts[0])
         doubt = np.column_stack(
             [now if hint is None else last.doubt[:, 0], np.where(told, 0.0, np.maximum(now, _TINY))]
         )
         new = Anchors(gradient, answer.flux, tangent, mismatch, slope, errors, doubt, error_now)
-        rows = np.where(usable(answer.status)[:, None], _finite(new.pack()), last.pack())
-        return rows if answer.state is None else np.hstack([answer.state, rows])
+        good = usable(answer.status)
+        rows = np.where(good[:, None], _finite(new.pack()), last.pack())
+        if answer.state is not None:
+            rows = np.hstack([answer.state, rows])
+        return rows, doubts[0][good].max(initial=0.0), np.minimum(*doubts)[good].max(initial=0.0)
 
     def _ask(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response | None:
         """The surrogate's response, None where it has none.
 
         A sweep asks where the model has just converged, and the model goes on from there: the last answer is kept.
         """
+        if not self._surrogates.asks:
+            return None
         if self._last is not None and dt == self._last[1] and np.array_equal(gradient, self._last[0]):
             return self._last[2]
         own = (self._own(state), dt, self._own(hint)) if self.surrogate.spec.state_size else (None, dt, None)
+        started = time.perf_counter()
         with np.errstate(all="ignore"):
             answer = proposed(self.surrogate, gradient, *own, ledger=self.ledger, instead="the plain model goes on")
-        if self._keeps_answer and answer is not None:
+        self._surrogates.answered(time.perf_counter() - started)
+        if answer is not None and self._is_local and self.surrogate.spec.state_size == 0:
             self._last = gradient.copy(), dt, answer
         return answer
 
@@ -184,19 +203,21 @@ class ExactLevels:
             return self._anchors_in(hint, dt)
         anchors = self._anchors_in(state, dt)
         anchors = replace(anchors, slope=np.where(anchors.told[:, None, None], anchors.slope, 0.0))
-        return anchors if self._learner is None else self._taught(anchors, self._learner, state, dt)
-
-    def _taught(self, anchors: Anchors, learner: LearningSurrogate, state: Array, dt: float) -> Anchors:
-        """The anchors of the last increment, for a surrogate that has just learned from them."""
+        if self._learner is None and not self._unheard:
+            return anchors
         gradient, flux = np.ascontiguousarray(anchors.gradient), np.ascontiguousarray(anchors.flux)
+        if self._learner is not None:
+            self._teach(self._learner, gradient, flux)
+        answer = self._ask(gradient, state, dt, None)
+        return anchors if answer is None else anchors.of_surrogate(answer.flux, answer.tangent)
+
+    def _teach(self, learner: LearningSurrogate, gradient: Array, flux: Array) -> None:
         changed = taught(learner, gradient, flux, ledger=self.ledger)
         if changed is None:
             self._learner = None
         if changed:
             self._last = None
             self.ledger.count("exact/lessons")
-        answer = self._ask(gradient, state, dt, None)
-        return anchors if answer is None else anchors.of_surrogate(answer.flux, answer.tangent)
 
     def _anchors_in(self, rows: Array, dt: float) -> Anchors:
         """Anchors in rows of state, those in the reference state where a point has none yet."""
@@ -214,8 +235,8 @@ class ExactLevels:
         g, state = np.array([self.spec.reference]), self.fine.initial_state(1)
         start = replace(Anchors.unpack(Anchors.none(1, k, m), k, m), gradient=g, noise=np.zeros(1))
         answer, _ = self._solved(lambda: self.fine.evaluate(g, state, dt), 1)
-        anchors = self._unpack(self._anchored(g, answer, start, state, dt, None))
-        return replace(anchors, errors=start.errors, doubt=start.doubt).pack()
+        rows, *_ = self._anchored(g, answer, start, state, dt, None)
+        return replace(self._unpack(rows), errors=start.errors, doubt=start.doubt).pack()
 
     def _unpack(self, rows: Array) -> Anchors:
         return Anchors.unpack(rows[:, self.own :], self.spec.k, self.spec.m)
@@ -232,7 +253,7 @@ def _sweep_of(fine: Closure) -> Callable[..., Response] | None:
 
 def _better(errors: Array) -> NDArray[np.bool_]:
     """Where the learned model was clearly better than the plain one, or neither is known."""
-    return np.asarray(2.0 * errors[:, 0] <= errors[:, 1])
+    return np.asarray((errors[:, 0] >= 0.0) & (2.0 * errors[:, 0] <= errors[:, 1]))
 
 
 def _finite(rows: Array) -> Array:

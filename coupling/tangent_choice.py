@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from coupling.contract import Array
 
@@ -34,9 +34,8 @@ class TangentChoice:
         """Mask (n,) of the points whose tangents are to be computed."""
         if math.isnan(self._tangent) or math.isnan(self._sweep):
             return np.asarray(doubt > _UNMEASURED)
-        falling = np.sort(np.clip(doubt, 1e-12, 0.9))[::-1]
-        left = np.append(falling, 1e-12)
-        times = np.arange(len(left)) * self._tangent + len(doubt) * self._sweep * math.log(_REDUCTION) / np.log(left)
+        left = np.append(np.sort(doubt)[::-1], 0.0)
+        times = np.arange(len(left)) * self._tangent + len(doubt) * self._sweep * sweeps_left(left)
         best = int(times.argmin())
         return np.asarray(doubt > left[best]) if best else np.zeros(len(doubt), dtype=bool)
 
@@ -47,6 +46,11 @@ class TangentChoice:
         elif tangents:
             sweep = 0.0 if math.isnan(self._sweep) else self._sweep * points
             self._tangent = _mean(self._tangent, max(seconds - sweep, 0.0) / tangents)
+
+
+def sweeps_left(doubt: ArrayLike) -> Array:
+    """Sweeps ln ε/ln d that it takes to become more accurate by ε = 1e-6, with doubts d."""
+    return np.asarray(math.log(_REDUCTION) / np.log(np.clip(doubt, 1e-12, 0.9)))
 
 
 def _mean(known: float, new: float) -> float:

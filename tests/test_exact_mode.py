@@ -1,5 +1,6 @@
 """The exact mode: whatever the surrogate says, the answer is that of the fine scale, on any number of ranks."""
 
+import time
 from dataclasses import replace
 from functools import cache
 from itertools import count
@@ -25,6 +26,7 @@ from coupling.closed_forms import (
     lame,
 )
 from coupling.conformance import assert_conforms
+from coupling.surrogate_choice import SurrogateChoice
 from demos.cook import membrane
 from demos.cook_runs import CASES, create_rve, run
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
@@ -148,6 +150,51 @@ def test_any_surrogate_gives_the_classical_answer(name):
     assert largest(macro.problem.solution - classical.problem.solution) < 1e-8 * largest(classical.problem.solution)
     assert [r.load for r in ours] == [r.load for r in records]
     assert largest(macro.flux.response.flux - classical.flux.response.flux) < 1e-8
+
+
+@pytest.mark.mpi
+def test_surrogate_that_takes_more_time_than_it_saves_is_asked_rarely():
+    calls = []
+
+    class Slow(ClosedFormSurrogate):
+        def evaluate(self, gradient, state, dt, hint=None):
+            calls.append(len(gradient))
+            time.sleep(0.02)
+            return super().evaluate(gradient, state, dt, hint)
+
+    classical, _ = bent(StretchFrame(LAW), steps=8)
+    macro, _ = bent(StretchFrame(exact(LAW, Slow(LAW, 0.02, [-10.0] * 3, [10.0] * 3))), steps=8)
+    assert largest(macro.problem.solution - classical.problem.solution) < 1e-8 * largest(classical.problem.solution)
+    assert len(calls) < 0.5 * WORLD.bcast(macro.problem.ledger.counts.get("macro/residuals"))
+
+
+def test_a_surrogate_is_left_out_of_ever_more_increments_while_it_is_not_worth_its_time():
+    choice, asked = SurrogateChoice(), []
+    for _ in range(30):
+        asked.append(choice.asks)
+        if choice.asks:
+            choice.answered(0.1)
+        choice.judge(plain=0.1, learned=0.01, seconds=0.01)
+    assert [i for i, now in enumerate(asked) if now] == [0, 2, 6, 14]
+    choice = SurrogateChoice()
+    for _ in range(30):  # three sweeps of 0.05 s are saved
+        choice.answered(0.1)
+        choice.judge(plain=0.1, learned=0.01, seconds=0.05)
+        assert choice.asks
+
+
+def test_model_is_anchored_anew_after_sweeps_that_did_not_ask_the_surrogate():
+    levels = exact(LAW, erring(LAW)).two_level
+    state = levels.initial_state(5)
+    g = np.array(LAW.spec.reference) + np.random.default_rng(0).normal(size=(5, 3)) / 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SurrogateChoice, "asks", False)
+        silent = levels.sweep(g, state, 1.0, tolerance=1e-12)
+    plain, learned = (levels.model(g + 0.05, silent.state, 1.0, learned=which) for which in (False, True))
+    exactly = LAW.evaluate(g + 0.05, None, 1.0).flux
+    assert np.abs(learned.flux - exactly).max() < 0.1 * np.abs(plain.flux - exactly).max()
+    again = levels.model(g, silent.state, 1.0, learned=True)
+    np.testing.assert_allclose(again.flux, silent.flux, atol=1e-14)
 
 
 @pytest.mark.mpi
