@@ -98,8 +98,8 @@ class SweptStarts:
         in_full = not np.isfinite(norm)
         if in_full:
             norm = self.norm(x, r, EVALUATE)
-        self._tried[-1] = Start(owned(x), norm, 0.0 if in_full else self._error, in_full)
-        return self._tried[-1].error
+        self._tried[-1] = start = Start(owned(x), norm, 0.0 if in_full else self._error, in_full)
+        return start.error
 
     def chosen(self, x: PETSc.Vec, r: PETSc.Vec) -> Start:
         """The start at the state x that has been chosen, evaluated unless it has been; ends the comparison (collective).
@@ -146,7 +146,7 @@ class SweptStarts:
             return float("nan")
         if self._comm.rank == 0:
             self._ledger.count("macro/start sweeps")
-        return self.norm(x, r, Level(tolerance=self._error / self.scale))
+        return self.norm(x, r, Level(tolerance=self._error / self.scale, trial=True))
 
     def _measure_scale(self, x: PETSc.Vec, r: PETSc.Vec) -> None:
         modelled = self.norm(x, r, Level(learned=False))
