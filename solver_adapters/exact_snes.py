@@ -10,6 +10,10 @@ Where those are accelerated ones in exact mode, Newton's method runs with their 
 tell how good its solution is (:mod:`solver_adapters.macro.exact_newton`). The residual that decides is the swept one,
 and it meets the tolerance that a classical run would have to meet from the same start, max(atol, rtol ‖F(x₀)‖). Where
 that does not succeed, and for all other closures, it is the classical run.
+
+Warm starts (:mod:`solver_adapters.petsc_snes`) go with it: the guess and the standard start are compared by swept
+residuals (:mod:`solver_adapters.macro.swept_starts`), the guess is used where its residual is lower by more than the
+errors of both, and the tolerance is that of the least residual that there may be at the standard start.
 """
 
 from __future__ import annotations
@@ -50,13 +54,16 @@ class ExactSNES:
     After :meth:`solve`, reason, function norm and number of iterations (all of them together) are in the SNES as ever,
     and the fluxes hold what was swept at the solution: accept it as after any solve (``fluxes.accept(x)``).
 
-    Ledger, on rank 0: counts ``macro/iterations``, ``macro/exact sweeps``, ``macro/models refused``,
-    ``macro/classical solves`` (of closures with two levels).
+    Ledger, on rank 0: counts ``macro/iterations``, ``macro/start sweeps``, ``macro/exact sweeps``,
+    ``macro/models refused``, ``macro/classical solves`` (of closures with two levels).
 
     Args:
         snes: the solver, with its function and Jacobian set.
         fluxes: all fluxes that these evaluate.
         ledger: where counts are entered, by default that of the first flux.
+
+    Attributes:
+        starts: residuals at states from which a solve may start.
 
     Raises:
         ContractError: no fluxes.
@@ -131,11 +138,7 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     """Let the stages of an implicit TS be solved as by :class:`ExactSNES` from now on (collective).
 
     The SNES of the TS becomes one of type "python" around an inner SNES of its former type, with its options, options
-    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one, and
-    compare starts by the residuals of the plain models, which cost nothing and are the true ones at the last solution,
-    but for rates; a tenth of that at the standard start, where this is the last solution, goes into the tolerance. A
-    start that the models praise wrongly leads to a classical solve at worst, and from there, if that fails, to the
-    standard start.
+    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one.
 
     Args:
         ts: the time stepper, with IFunction and IJacobian set.

@@ -4,7 +4,8 @@
     warm_start(ts, "dmd")                                     # before ts.solve(u)
 
 Each solve then starts from the prediction of the converged ones before it, if the true residual there is lower than at
-the standard start, that is at the vector passed to ``solve`` (after the user's own ``setInitialGuess``, if any).
+the standard start, that is at the vector passed to ``solve`` (after the user's own ``setInitialGuess``, if any). Where
+the residual at the standard start is not a number, or the function raises there, any guess where it is one is used.
 Residual, Jacobian, line search, monitors, options, field splits and the number of ranks stay the user's own, and so
 does the answer: it meets the tolerance that it would have met from the standard start.
 
@@ -133,7 +134,15 @@ class WarmStart:
         set_at_end(snes, self._end)
 
     def remove(self) -> None:
-        """Give the SNES back as it was found, if it still exists: its initial guess and tolerances (collective)."""
+        """Give the SNES back as it was found, if it still exists: its initial guess and tolerances (collective).
+
+        Two calls stay, once a solve each, which do nothing and which PETSc has no way to take back alone: where there
+        was no initial guess, of a function that leaves x as it is (:func:`.initial_guess.set_guess`; petsc4py's
+        ``getInitialGuess()`` is None again), and of a converged reason view, one of the five that a SNES takes
+        (:func:`.end_of_solve.set_at_end`). So do attributes, ``twoscale_…`` of ``snes.getDict()``, which keep alive
+        what PETSc calls. An initial guess that C code has set cannot be seen from petsc4py: it is not asked while this
+        one is in its place, nor after.
+        """
         if self._snes.exists:
             self._release()
             snes = self._snes()

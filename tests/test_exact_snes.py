@@ -350,7 +350,7 @@ def test_time_steps(name, predictor):
 
 @pytest.mark.parametrize("predictor", ["linear", "tangent"])
 def test_starts_are_compared_by_sweeps(surrogate, predictor):
-    """One over the standard start and one over the guess, which takes the place of that of a classical start."""
+    """One over the standard start and one over the guess, and a finer one where the guess is almost a solution."""
     law = composite()
     classical, _ = plate(composite(), two_level=False)
     ours, exactly = plate(exact(law, surrogate), predictor=predictor)
@@ -358,7 +358,7 @@ def test_starts_are_compared_by_sweeps(surrogate, predictor):
     counts = merged(WORLD, exactly.ledger, law.ledger).counts
     assert counts.get("rve/points", 0) <= WORLD.size  # the reference state
     assert "macro/classical solves" not in counts
-    assert 6 < counts["macro/start sweeps"] <= 2 * 6
+    assert 6 < counts["macro/start sweeps"] <= 3 * 6
 
 
 class Answers:
@@ -419,7 +419,7 @@ def test_true_residuals_decide_between_starts_of_a_snes(what, rhs):
         ours.exact.solve(ours.b, ours.x)
         assert handle.used == (what == "condemned")
     assert ours.snes.getConvergedReason() > 0 and same(ours.x, solution)
-    assert counts_of(ours)["macro/start sweeps"] == 2
+    assert counts_of(ours)["macro/start sweeps"] == (2 if what == "praised" else 3)  # finer, as it is a solution
     if what == "praised":  # and leaves no trace
         alone.exact.solve(alone.b, alone.x)
         assert (alone.x - ours.x).norm() == 0.0
@@ -481,18 +481,23 @@ def test_a_start_at_which_a_point_fails_on_one_rank_is_infinitely_bad(failing):
 
 @pytest.mark.parametrize("strong", [False, True])
 def test_errors_of_starts_are_bounded(strong):
-    """Sweeps over RVEs leave errors in residuals: less than they say, and far less than the residual."""
-    law, random = composite(), np.random.default_rng(WORLD.rank)
-    ours, true = Steady(exact(law, random_weights(law.spec)), n=5, strong=strong), Steady(composite(1e-12), 5, strong)
-    ours.run((0.4,), checked=False)
-    ours.load = true.load = 0.8
-    r, starts = ours.x.duplicate(), ours.exact.starts
-    starts.begin()
-    for size in (0.0, 0.05):
-        true.x.array_w[:] = ours.x.array_r + size * random.standard_normal(ours.x.getLocalSize())
-        error = starts.evaluate(true.x, r)
+    """Sweeps over RVEs leave errors in residuals, less than they say and far less than the residual, however small."""
+    ours, true = (Steady(closure, 5, strong) for closure in (exact_random(composite()), composite(1e-12)))
+    for problem in (ours, true):
+        problem.run((0.4,), checked=False)
+        problem.load = 0.8
+    r, solution = ours.x.duplicate(), true.x.copy()
+    true.snes.solve(None, solution)
+    ours.exact.starts.begin()
+    for distance in (1.0, 0.3, 1e-2, 1e-4):
+        true.x.array_w[:] = solution.array_r + distance * (ours.x.array_r - solution.array_r)
+        error = ours.exact.starts.evaluate(true.x, r)
         assert abs(r.norm() - true.norm()) <= error
-        assert 0.0 < error < 0.01 * r.norm()
+        assert 0.0 < error <= 0.1 * r.norm()
+
+
+def exact_random(fine):
+    return exact(fine, random_weights(fine.spec))
 
 
 def test_what_a_time_stepper_is_given_goes_with_it():

@@ -17,8 +17,9 @@ from solver_adapters.macro.evaluation import measure_magnitudes
 from solver_adapters.petsc_fd import FaceFlux
 from solver_adapters.warm_starts.vectors import owned
 
-_ERROR = 1e-3  # of the residual at the first state is that of sweeps
-_ROUGH = 0.1  # of what models make of that residual; where it is less, its sweep was too rough
+_ERROR = 1e-3  # of the residual that models make at the first state is that of sweeps
+_ROUGH = 0.1  # of a residual is too large an error
+_FINER = 1e-2  # of it is that of the sweep that follows
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class Start:
 class SweptStarts:
     """F(x) − b of a SNES with the fluxes of exact sweeps, at states from which a solve may start.
 
-    The states of one comparison are swept from the committed ones, each as if there were no other, with errors that are
-    a thousandth of the residual at the first of them, the standard start. Tolerances of sweeps are relative to the
-    magnitudes of fluxes, which are made such that errors as large as they, independent of each other, change the
-    residual by ``scale``, whatever the user's code makes of the fluxes. Where a sweep fails at a point of any rank, all
-    points are evaluated in full.
+    The states of one comparison are swept from the committed ones, each as if there were no other, with errors of a
+    thousandth of what the plain models make of the residual at the first of them, the standard start, and finer where
+    that is too much of a residual. Tolerances of sweeps are relative to the magnitudes of fluxes, which are made such
+    that errors as large as they, independent of each other, change the residual by ``scale``, whatever the user's code
+    makes of the fluxes. Where a sweep fails at a point of any rank, all points are evaluated in full.
 
     Ledger, on rank 0: counts ``macro/start sweeps``.
 
@@ -92,8 +93,8 @@ class SweptStarts:
         if first:
             self._measure_scale(x, r)
         norm = self._swept(x, r)
-        if first and 0.0 < norm < _ROUGH * self.scale:
-            self._error = _ERROR * norm
+        while self._error > _ROUGH * norm > 0.0:
+            self._error = _FINER * norm
             norm = self._swept(x, r)
         in_full = not np.isfinite(norm)
         if in_full:
