@@ -25,6 +25,7 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from coupling.agreement import together
 from coupling.contract import Array
 from coupling.errors import ContractError
 from coupling.ledger import Ledger
@@ -76,7 +77,8 @@ class ExactSNES:
         self.ledger = fluxes[0].ledger if ledger is None else ledger
         self._has_levels = any(two_level(flux.closure) is not None for flux in fluxes)
         self._newton = ExactNewton()
-        self.starts = SweptStarts(snes, self.fluxes, self.ledger)
+        self._b: PETSc.Vec | None = None
+        self.starts = SweptStarts(self._residual, self.fluxes, snes.getComm().tompi4py(), self.ledger)
 
     def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
         """Solve F(x) = b from x; as with ``snes.solve``, the SNES tells how it ended (collective).
@@ -85,7 +87,8 @@ class ExactSNES:
             petsc4py.PETSc.Error: what a residual, a Jacobian or a closure raised, on all ranks; also where the SNES did
                 not converge and raises errors in that case.
         """
-        self.starts.solve_for(b)
+        self._b = b
+        self.starts.begin()
         set_trials(self.snes, self.compared)
         try:
             self.solve_from_chosen(b, x)
@@ -123,6 +126,16 @@ class ExactSNES:
             for flux in self.fluxes:
                 flux.level = Level(learned=False)
             yield self.starts.evaluate
+
+    def _residual(self, x: PETSc.Vec, r: PETSc.Vec, level: Level) -> None:
+        """Set r to F(x) − b."""
+        for flux in self.fluxes:
+            flux.level = level
+        together(self.snes.getComm().tompi4py(), lambda: self.snes.computeFunction(x, r))
+        if known := self.snes.getRhs():  # of its last solve, which PETSc subtracts
+            r.axpy(1.0, known)
+        if self._b is not None:
+            r.axpy(-1.0, self._b)
 
     @contextmanager
     def _fully_afterwards(self) -> Iterator[None]:

@@ -428,10 +428,11 @@ def test_true_residuals_decide_between_starts_of_a_snes(what, rhs):
 @pytest.mark.parametrize("what", ["praised", "condemned"])
 def test_true_residuals_decide_between_starts_of_a_time_step(what):
     law, solutions = Exponential(), []
+    judgements: list[list[float]] = []
     classical = Plate(WORLD, law, nodes=5)
     classical.ts.setMonitor(lambda ts, step, t, x: solutions.append(x.copy()))
     run = Plate(WORLD, exact(law, good(law)), nodes=5)
-    exactly, judgements = exact_time_steps(run.ts, [run.fluxes]), []
+    exactly = exact_time_steps(run.ts, [run.fluxes])
 
     def answer():
         snes, f = run.ts.getSNES(), run.theta.duplicate()

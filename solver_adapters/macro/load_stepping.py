@@ -74,8 +74,11 @@ class GuardedLoadProblem(LoadProblem, Protocol):
         """N, how many of the unknowns of this rank it owns; they are the first ones."""
         ...
 
-    def residual_norm(self, values: Array, dt: float) -> float:
-        """‖F‖ at the owned unknowns ``values`` (N,), NaN where they are not admissible (collective)."""
+    def residual_bounds(self, values: Array, dt: float) -> Bounds:
+        """Bounds of ‖F‖ at the owned unknowns ``values`` (N,), NaN where they are not admissible (collective).
+
+        It is asked for the standard start first, then for the guess.
+        """
         ...
 
 
@@ -190,12 +193,9 @@ class _GuardedExtrapolation(_Extrapolation):
     def solve(self, load: float, dt: float) -> Solved:
         problem = self._guarded_problem
         standard = problem.solution.copy()
-
-        def residual(values: Array) -> Bounds:
-            norm = problem.residual_norm(values, dt)
-            return norm, norm
-
-        guess, used = self._predictor.start(np.array([load]), standard[: problem.owned], residual)
+        guess, used = self._predictor.start(
+            np.array([load]), standard[: problem.owned], partial(problem.residual_bounds, dt=dt)
+        )
         problem.solution[:] = standard
         if not used:
             return problem.solve(dt)
@@ -219,7 +219,7 @@ def _starts(problem: LoadProblem, predictor: str | Predictor) -> _Extrapolation:
         return _Extrapolation(problem, DEGREES[predictor])
     if not isinstance(predictor, Predictor):
         raise ContractError(f"predictor must be a name or have predict and observe, got {type(predictor).__name__}")
-    lacking = [name for name in ("comm", "ledger", "owned", "residual_norm") if not hasattr(problem, name)]
+    lacking = [name for name in ("comm", "ledger", "owned", "residual_bounds") if not hasattr(problem, name)]
     if lacking:
         raise ContractError(f"a guess needs a guard, for which {type(problem).__name__} lacks {', '.join(lacking)}")
     return _GuardedExtrapolation(problem, predictor)  # type: ignore[arg-type]

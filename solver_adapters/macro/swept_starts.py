@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
 
-from coupling.agreement import together
 from coupling.contract import Array
 from coupling.ledger import Ledger
+from solver_adapters.closure_points import ClosurePoints
 from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.evaluation import measure_magnitudes
-from solver_adapters.petsc_fd import FaceFlux
 from solver_adapters.warm_starts.vectors import owned
 
 _ERROR = 1e-3  # of the residual that models make at the first state is that of sweeps
@@ -28,7 +28,7 @@ class Start:
 
     Args:
         values: the entries of the state that this rank owns.
-        norm: ‖F − b‖, not finite where a point fails.
+        norm: ‖r‖, not finite where a point fails.
         error: bound of what is wrong with it.
         in_full: whether closures were evaluated in full, as sweeps failed or could not be scaled.
     """
@@ -45,7 +45,7 @@ class Start:
 
 
 class SweptStarts:
-    """F(x) − b of a SNES with the fluxes of exact sweeps, at states from which a solve may start.
+    """Residuals r(x) with the fluxes of exact sweeps, at states from which a solve may start.
 
     The states of one comparison are swept from the committed ones, each as if there were no other, with errors of a
     thousandth of what the plain models make of the residual at the first of them, the standard start, and finer where
@@ -56,8 +56,10 @@ class SweptStarts:
     Ledger, on rank 0: counts ``macro/start sweeps``.
 
     Args:
-        snes: the solver.
-        fluxes: all fluxes that its function evaluates.
+        residual: sets its second argument to r at the first, closures asked at that level; what it raises it raises on
+            all ranks or on none.
+        fluxes: all fluxes that it evaluates.
+        comm: their communicator.
         ledger: where counts are entered.
 
     Attributes:
@@ -65,28 +67,23 @@ class SweptStarts:
         whole: residual that all of the fluxes, with random signs, would make.
     """
 
-    def __init__(self, snes: PETSc.SNES, fluxes: Sequence[FaceFlux], ledger: Ledger) -> None:
-        self._snes, self._fluxes, self._ledger = snes, fluxes, ledger
-        self._comm = snes.getComm().tompi4py()
-        self._b: PETSc.Vec | None = None
+    def __init__(
+        self,
+        residual: Callable[[PETSc.Vec, PETSc.Vec, Level], None],
+        fluxes: Sequence[ClosurePoints],
+        comm: MPI.Comm,
+        ledger: Ledger,
+    ) -> None:
+        self._residual, self._fluxes, self._comm, self._ledger = residual, fluxes, comm, ledger
         self._tried: list[Start | None] = []
         self._error = self.scale = self.whole = 0.0
-
-    def solve_for(self, b: PETSc.Vec | None) -> None:
-        """Let b be the right-hand side from now on."""
-        self._b = b
-        self.begin()
 
     def begin(self) -> None:
         """Begin another comparison."""
         self._tried.clear()
 
     def evaluate(self, x: PETSc.Vec, r: PETSc.Vec) -> float:
-        """Set r to F(x) − b with swept fluxes; a bound of the error of its norm (collective).
-
-        Raises:
-            Exception: what the user's function raised, on its rank; RemoteRankError on the others.
-        """
+        """Set r to the residual at x with swept fluxes; a bound of the error of its norm (collective)."""
         first = not self._tried
         self._tried.append(None)  # on all ranks, whatever happens
         self.forget()
@@ -103,32 +100,32 @@ class SweptStarts:
         return start.error
 
     def chosen(self, x: PETSc.Vec, r: PETSc.Vec) -> Start:
-        """The start at the state x that has been chosen, evaluated unless it has been; ends the comparison (collective).
+        """The start that has been chosen, as :meth:`recalled`, evaluated where it has not been (collective)."""
+        start = self.recalled(x)
+        if start is None:
+            self.evaluate(x, r)
+            start = self.recalled(x)
+        assert start is not None
+        return start
+
+    def recalled(self, x: PETSc.Vec) -> Start | None:
+        """What is known of the start x that has been chosen; ends the comparison (collective).
 
         Fluxes keep what they know from the evaluation of a guess, or of any state in full, where that was the last one;
         models are judged by their increments, and a sweep at the standard start is none.
         """
+        if not self._tried:
+            return None
         i = self._index(x)
-        if i is None:
-            self.begin()
-            self.evaluate(x, r)
-            i = 0
-        start, last = self._tried[i], i + 1 == len(self._tried)
-        assert start is not None
-        if not (last and (i > 0 or start.in_full)):
+        start = None if i is None else self._tried[i]
+        if start is None or i != len(self._tried) - 1 or not (i > 0 or start.in_full):
             self.forget()
-        self._tried.clear()
+        self.begin()
         return start
 
     def norm(self, x: PETSc.Vec, r: PETSc.Vec, level: Level) -> float:
-        """Set r to F(x) − b, closures asked at that level; its norm (collective)."""
-        for flux in self._fluxes:
-            flux.level = level
-        together(self._comm, lambda: self._snes.computeFunction(x, r))
-        if known := self._snes.getRhs():  # of its last solve, which PETSc subtracts
-            r.axpy(1.0, known)
-        if self._b is not None:
-            r.axpy(-1.0, self._b)
+        """Set r to the residual at x, closures asked at that level; its norm (collective)."""
+        self._residual(x, r, level)
         return float(r.norm())
 
     def rescale(self, scale: float) -> None:
@@ -165,7 +162,7 @@ class SweptStarts:
         for flux in self._fluxes:
             change = random.normal(size=flux.response.flux.shape)
             change *= flux.magnitude / np.linalg.norm(change, axis=1, keepdims=True)
-            flux.response.flux[:] += change
+            flux.shift(change)
         self.norm(x, changed, Level(learned=False))
         changed.axpy(-1.0, r)
         self.forget()
