@@ -64,6 +64,7 @@ class ExactSNES:
         ledger: where counts are entered, by default that of the first flux.
 
     Attributes:
+        has_levels: whether closures have two levels.
         starts: residuals at states from which a solve may start.
 
     Raises:
@@ -75,7 +76,7 @@ class ExactSNES:
             raise ContractError("the exact mode needs the fluxes that the residual evaluates, got none")
         self.snes, self.fluxes = snes, list(fluxes)
         self.ledger = fluxes[0].ledger if ledger is None else ledger
-        self._has_levels = any(two_level(flux.closure) is not None for flux in fluxes)
+        self.has_levels = any(two_level(flux.closure) is not None for flux in fluxes)
         self._newton = ExactNewton()
         self._b: PETSc.Vec | None = None
         self.starts = SweptStarts(self._residual, self.fluxes, snes.getComm().tompi4py(), self.ledger)
@@ -89,7 +90,8 @@ class ExactSNES:
         """
         self._b = b
         self.starts.begin()
-        set_trials(self.snes, self.compared)
+        if self.has_levels:
+            set_trials(self.snes, self.compared)
         try:
             self.solve_from_chosen(b, x)
         finally:
@@ -97,7 +99,7 @@ class ExactSNES:
 
     def solve_from_chosen(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
         """As :meth:`solve`, where x may have been chosen by comparison already (collective)."""
-        if not self._has_levels or self.snes.getConvergenceTest() is not None:
+        if not self.has_levels or self.snes.getConvergenceTest() is not None:
             self.snes.solve(b, x)
             return
         start, problem = owned(x), _Problem(self, b, x)
@@ -113,8 +115,6 @@ class ExactSNES:
                 ended()
             return
         problem.count("macro/classical solves")
-        for flux in self.fluxes:
-            flux.discard()
         set_owned(x, start)
         self.snes.solve(b, x)
 
@@ -177,7 +177,8 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     inner.setKSP(outer.getKSP())
     inner.setFromOptions()
     exact = ExactSNES(inner, fluxes, ledger=ledger)
-    set_trials(outer, exact.compared)
+    if exact.has_levels:
+        set_trials(outer, exact.compared)
     outer.setType(PETSc.SNES.Type.PYTHON)
     outer.setPythonContext(_Stages(exact))
     return exact
