@@ -252,6 +252,26 @@ def test_the_residual_decides():
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("at_standard", "at_guess", "used"),
+    [
+        ((2.0, 4.0), (0.5, 1.9), True),
+        ((2.0, 4.0), (0.5, 2.0), False),
+        ((2.0, 4.0), (1.0, 3.0), False),
+        ((np.nan, np.nan), (0.0, 1e9), True),
+        ((np.inf, np.inf), (0.0, 1e9), True),
+        ((np.nan, np.nan), (np.nan, np.nan), False),
+        ((np.inf, np.inf), (np.inf, np.inf), False),
+    ],
+)
+def test_errors_of_residuals_never_decide_for_a_guess(at_standard, at_guess, used):
+    """A standard start that is not admissible is worse than any guess that is."""
+    guarded, _ = guard(Answer(lambda: values([[0.0] * 3])))
+    told = iter((at_standard, at_guess))
+    assert guarded.start(np.zeros(1), np.ones(3), lambda y: next(told))[1] is used
+
+
+@pytest.mark.mpi
 def test_a_predictor_that_cannot_learn_is_not_asked_again():
     class Forgetful(PolynomialPredictor):
         def observe(self, known, found):

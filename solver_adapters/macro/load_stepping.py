@@ -102,7 +102,8 @@ def load_steps(
 
     A step starts from the polynomial through the last converged solutions at the new λ. A predictor given as an object
     is asked for a guess of the owned unknowns, which takes the place of the linear extrapolation where its residual is
-    lower, or where it is admissible and the extrapolation is not (:func:`coupling.guess.better_start`); if the step does not converge from there, it starts again from the extrapolation before it is cut back.
+    lower, or where it is admissible and the extrapolation is not (:func:`coupling.guess.better_start`); if the step
+    does not converge from there, it starts again from the extrapolation before it is cut back.
 
     Args:
         problem: the problem, in equilibrium at λ = start.
