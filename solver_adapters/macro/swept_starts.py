@@ -51,7 +51,8 @@ class SweptStarts:
     thousandth of what the plain models make of the residual at the first of them, the standard start, and finer where
     that is too much of a residual. Tolerances of sweeps are relative to the magnitudes of fluxes, which are made such
     that errors as large as they, independent of each other, change the residual by ``scale``, whatever the user's code
-    makes of the fluxes. Where a sweep fails at a point of any rank, all points are evaluated in full.
+    makes of the fluxes. Where a sweep fails at a point of any rank, the residual is none; only at the standard start, or
+    where sweeps cannot be scaled, all points are then evaluated in full, as a classical run would.
 
     Ledger, on rank 0: counts ``macro/start sweeps``.
 
@@ -93,7 +94,7 @@ class SweptStarts:
         while self._error > _ROUGH * norm > 0.0:
             self._error = _FINER * norm
             norm = self._swept(x, r)
-        in_full = not np.isfinite(norm)
+        in_full = not np.isfinite(norm) and (first or self.scale == 0.0)
         if in_full:
             norm = self.norm(x, r, EVALUATE)
         self._tried[-1] = start = Start(owned(x), norm, 0.0 if in_full else self._error, in_full)
