@@ -15,7 +15,8 @@ class KernelSurrogate:
 
     Made for the exact mode: it takes a second instead of minutes of training, and where the fine scale varies strongly
     it is more accurate than a polynomial or a small network of the same samples, but it costs some times as much to
-    evaluate, its fluxes have no potential, and it knows nothing beyond its box (OUTSIDE_RANGE there).
+    evaluate, its fluxes have no potential, and it knows nothing beyond its box (OUTSIDE_RANGE there). Distances are not
+    adapted: fluxes would err less, but more by rounding, which is what ends the iterations of the exact mode's models.
 
     Args:
         dataset: samples of the fine scale.

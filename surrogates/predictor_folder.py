@@ -32,7 +32,7 @@ from surrogates.kernel_interpolation import Interpolant
 from surrogates.potential import check_weights
 from surrogates.vector_network import VectorNetwork
 
-FORMAT = 1
+FORMAT = 2
 _KINDS: dict[str, type[Interpolant] | type[VectorNetwork]] = {"kernel": Interpolant, "network": VectorNetwork}
 
 

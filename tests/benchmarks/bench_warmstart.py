@@ -1,12 +1,14 @@
 """The same answer with less work: starts of solves and the exact mode, all to the same final tolerance.
 
-    ./run bench warmstart [--part exact|predictors] [--rve fibre|void] [--quick] [--repeats N] [--json PATH]
+    ./run bench warmstart [--part exact|cells|predictors] [--rve fibre|void] [--quick] [--repeats N] [--json PATH]
 
 exact: Cook's membrane with an RVE, on one core. The classical run with all kinds of starts (the previous state,
 extrapolation, the last tangent, projection, POD, dynamic modes, PETSc's guesses of linear solves, networks for the
 macro solution and for the fields of the RVEs) and the exact mode, with and without learning and with surrogates that
 mean no good. Micro and macro Newton iterations, linear solves and time, each also as a ratio to the best without
 learning.
+
+cells: Newton iterations of RVEs that start cold, from zero and from predicted fields.
 
 predictors: a hyperelastic bar without RVEs, where the macro iteration is all there is to save.
 
@@ -24,8 +26,9 @@ from typing import Any
 
 import torch
 
-from demos.cook_runs import CASES
+from demos.cook_runs import CASES, Case
 from tests.benchmarks.timing import show_goals, write_json
+from tests.benchmarks.warmstart_cells import compare_cold_starts
 from tests.benchmarks.warmstart_exact import classical, exact_variants, goals, learn, show_exact, unlearned_exact
 from tests.benchmarks.warmstart_predictors import compare_predictors
 from tests.benchmarks.warmstart_runs import RTOL, Size, measure, show_costs
@@ -35,13 +38,22 @@ SAMPLES = {"fibre": 400, "void": 2000}
 """Of the interpolants; the networks are those of the first demo."""
 
 QUICK_SAMPLES, QUICK_SIZE = 120, 0.25
+STARTS = 2000
+"""Cold starts of each RVE."""
+
+PARTS = ("exact", "cells", "predictors")
+
+
+def case_of(name: str, *, quick: bool) -> tuple[Case, int]:
+    """The case, and how many samples are taken."""
+    if quick:
+        return replace(CASES[name], size=QUICK_SIZE, samples=QUICK_SAMPLES), QUICK_SAMPLES
+    return CASES[name], SAMPLES[name]
 
 
 def compare_on_membrane(name: str, size: Size, *, quick: bool) -> dict[str, Any]:
     """All variants with the RVE of one case: measured, printed, returned for JSON."""
-    case, samples = CASES[name], SAMPLES[name]
-    if quick:
-        case, samples = replace(case, size=QUICK_SIZE, samples=QUICK_SAMPLES), QUICK_SAMPLES
+    case, samples = case_of(name, quick=quick)
     variants = exact_variants(case, learn(case, samples))
     start = time.perf_counter()
     runs = earlier_runs(lambda modulus: unlearned_exact(case, materials_with(modulus)), case, size)
@@ -59,7 +71,7 @@ def compare_on_membrane(name: str, size: Size, *, quick: bool) -> dict[str, Any]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("exact", "predictors"), help="only this part (default: both)")
+    parser.add_argument("--part", choices=PARTS, help="only this part (default: all)")
     parser.add_argument("--rve", choices=CASES, help="only this RVE (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repetitions (default 3)")
     parser.add_argument("--quick", action="store_true", help="small problems, once each")
@@ -68,12 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     size = Size(steps=4, cells=(4, 2), repeats=1) if args.quick else Size(repeats=args.repeats)
     results: dict[str, Any] = {"benchmark": "warmstart", "rtol": RTOL, "quick": args.quick}
-    if args.part != "predictors":
+    names = [args.rve] if args.rve else list(CASES)
+    if args.part in (None, "exact"):
         results["exact"] = {}
-        for name in [args.rve] if args.rve else list(CASES):
+        for name in names:
             results["exact"][name] = compare_on_membrane(name, size, quick=args.quick)
             write_json(args.json, results)
-    if args.part != "exact":
+    if args.part in (None, "cells"):
+        starts = 100 if args.quick else STARTS
+        results["cells"] = {n: compare_cold_starts(n, *case_of(n, quick=args.quick), starts) for n in names}
+        write_json(args.json, results)
+    if args.part in (None, "predictors"):
         cells, steps = (1, 12) if args.quick else (2, 12)
         results["predictors"] = compare_predictors(cells, steps, size.repeats)
         write_json(args.json, results)
