@@ -51,8 +51,8 @@ class SweptStarts:
     thousandth of what the plain models make of the residual at the first of them, the standard start, and finer where
     that is too much of a residual. Tolerances of sweeps are relative to the magnitudes of fluxes, which are made such
     that errors as large as they, independent of each other, change the residual by ``scale``, whatever the user's code
-    makes of the fluxes. A state whose sweep fails at a point of any rank is not admissible; but at the standard start, and
-    where sweeps cannot be scaled, all points are then evaluated in full, as in a classical run.
+    makes of the fluxes. A state whose sweep fails at a point of any rank is not admissible; but at the standard start,
+    and where sweeps cannot be scaled, all points are then evaluated in full, as in a classical run.
 
     Ledger, on rank 0: counts ``macro/start sweeps``.
 
