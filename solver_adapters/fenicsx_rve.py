@@ -86,8 +86,8 @@ class PeriodicRVE:
             tolerance/|g|² of that of a gradient g: 1e-6 is too loose at 1 % strain, where 1e-12 serves.
         energy: whether responses carry the energy density, where the flux is its derivative.
         flux_unit: unit of the materials' moduli.
-        predictor: guesses of fluctuations from gradients. A guess is used where the true residual is smaller there than
-            at the usual start and det(U + ∇w) > 0 in all of the RVE.
+        predictor: guesses of fluctuations from gradients. A guess is used where det(U + ∇w) > 0 in all of the RVE and
+            the true residual is smaller than at the usual start, or that start is not admissible.
 
     Attributes:
         reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties.
