@@ -57,7 +57,7 @@ class ExactLevels:
         self._tangents, self._surrogates = TangentChoice(), SurrogateChoice()
         self._is_local = collective_over(surrogate) is None
         self._last: tuple[Array, float, Response] | None = None
-        self._unheard = False
+        self._unheard = self._unjudged = False
         self._learner = surrogate if isinstance(surrogate, LearningSurrogate) else None
 
     def initial_state(self, n: int) -> Array:
@@ -90,12 +90,20 @@ class ExactLevels:
         return Response(flux, tangent, np.zeros(len(gradient), np.int8), state if hint is None else hint)
 
     def sweep(
-        self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, tolerance: float
+        self,
+        gradient: Array,
+        state: Array | None,
+        dt: float,
+        hint: Array | None = None,
+        *,
+        tolerance: float,
+        trial: bool = False,
     ) -> Response:
         """Exact fluxes at n points; see :class:`coupling.two_level.TwoLevel`."""
         assert state is not None
         anchors = self._anchors(state, dt, hint)
-        wanted = self._tangents.among(anchors.doubt[:, 0 if hint is None else 1])
+        doubt = anchors.doubt[:, 0 if hint is None else 1]
+        wanted = np.zeros(len(gradient), dtype=bool) if trial else self._tangents.among(doubt)
         self.ledger.count("exact/sweeps")
         self.ledger.count("exact/points", len(gradient))
         self.ledger.count("exact/tangents", int(wanted.sum()))
@@ -107,10 +115,12 @@ class ExactLevels:
             return replace(self.fine.evaluate(gradient, *own), uncertainty=np.zeros(len(gradient)))
 
         answer, seconds = self._solved(ask, len(gradient))
-        self._tangents.learn(len(gradient), int(wanted.sum()), seconds)
         rows, plain, learned = self._anchored(gradient, answer, anchors, state, dt, hint)
-        if hint is None and self._is_local:
-            self._surrogates.judge(plain, learned, seconds)
+        if not trial:
+            self._tangents.learn(len(gradient), int(wanted.sum()), seconds)
+            if self._is_local and (hint is None or self._unjudged):
+                self._surrogates.judge(plain, learned, seconds)
+        self._unjudged = trial
         return replace(answer, state=rows, tangent=np.ascontiguousarray(self._unpack(rows).tangent))
 
     def _solved(self, ask: Callable[[], Response], n: int) -> tuple[Response, float]:

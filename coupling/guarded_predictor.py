@@ -10,7 +10,7 @@ import numpy as np
 
 from coupling.contract import Array, usable
 from coupling.errors import ContractError
-from coupling.guess import Guess, Predictor, better_start
+from coupling.guess import Bounds, Guess, Predictor, better_start
 from coupling.ledger import Ledger
 
 
@@ -38,16 +38,16 @@ class GuardedPredictor:
         self._ledger = ledger if comm is None or comm.rank == 0 else Ledger()
         self._broken = False
 
-    def start(self, known: Array, standard: Array, residual_norm: Callable[[Array], float]) -> tuple[Array, bool]:
+    def start(self, known: Array, standard: Array, residual: Callable[[Array], Bounds]) -> tuple[Array, bool]:
         """Where the solve at x = ``known`` (f,) starts, and whether that is the guess (collective).
 
-        ``standard`` (N,) is this rank's part of the standard start and ``residual_norm`` as in
+        ``standard`` (N,) is this rank's part of the standard start and ``residual`` as in
         :func:`coupling.guess.better_start`.
         """
         guess = None if self._broken else self._predicted(known, standard)
         if guess is None:
             return standard, False
-        return better_start(guess, standard, residual_norm, self._ledger, self._name)
+        return better_start(guess, standard, residual, self._ledger, self._name)
 
     def learn(self, known: Array, found: Array) -> None:
         """Teach the predictor that the solution at x = ``known`` (f,) is ``found`` (N,) on this rank (collective)."""

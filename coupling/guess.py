@@ -7,19 +7,23 @@ expected to solve them:
 * at the macroscale n = 1, x is the load factor or time and y holds the unknowns that this rank owns.
 
 A guess only ever stands where an iteration starts. The *guard* (:func:`better_start`) decides between the guess and
-the standard start by the true residual, so that the worst guess costs two residual evaluations.
+the standard start by the true residual, so that the worst guess costs two residual evaluations. A standard start that
+is not admissible counts as one with an infinite residual: any admissible guess is better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from coupling.contract import Array, Status, StatusArray
 from coupling.ledger import Ledger
+
+Bounds: TypeAlias = tuple[float, float]
+"""At least and at most how large a residual norm is; both the norm itself where that is known exactly."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +71,24 @@ class DifferentiablePredictor(Predictor, Protocol):
 
 
 def better_start(
-    guess: Array, standard: Array, residual_norm: Callable[[Array], float], ledger: Ledger, name: str
+    guess: Array, standard: Array, residual: Callable[[Array], Bounds], ledger: Ledger, name: str
 ) -> tuple[Array, bool]:
     """The guess (N,) where it is admissible and its residual is lower than at the standard start, else that start.
 
-    ``residual_norm`` gives ‖r(y)‖ on the scale in which the iteration measures its convergence, and NaN or infinity
-    where y is not admissible (not finite, det F ≤ 0 at a quadrature point). Where the unknowns are spread over ranks it
-    is collective and equal on all of them, and so is this function.
+    ``residual`` bounds ‖r(y)‖ on the scale in which the iteration measures its convergence: the guess is used where
+    ‖r‖ is at most less there than it is at least at the standard start, so that errors of residuals never decide for
+    it. NaN or infinity say that y is not admissible (not finite, det F ≤ 0 at a quadrature point): such a guess is
+    refused, and such a standard start counts as an infinite residual, so that any admissible guess is used. Where the
+    unknowns are spread over ranks ``residual`` is collective and equal on all of them, and so is this function.
 
     Ledger: counts ``NAME/guesses used``, ``NAME/guesses refused``.
 
     Returns:
         The start and whether it is the guess.
     """
-    at_standard = residual_norm(standard)
-    at_guess = residual_norm(guess)  # last, because a guess that is used is evaluated again where the iteration starts
-    if np.isfinite(at_guess) and not at_guess >= at_standard:
+    least, _ = residual(standard)
+    _, most = residual(guess)  # last, because a guess that is used is evaluated again where the iteration starts
+    if np.isfinite(most) and not most >= least:
         ledger.count(f"{name}/guesses used")
         return guess, True
     ledger.count(f"{name}/guesses refused")

@@ -141,9 +141,16 @@ class _FramedLevels:
         return self.frame.framed(partial(self.inner.model, learned=learned), gradient, state, dt, hint)
 
     def sweep(
-        self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, tolerance: float
+        self,
+        gradient: Array,
+        state: Array | None,
+        dt: float,
+        hint: Array | None = None,
+        *,
+        tolerance: float,
+        trial: bool = False,
     ) -> Response:
-        ask = partial(self.inner.sweep, tolerance=tolerance / math.sqrt(2.0))
+        ask = partial(self.inner.sweep, tolerance=tolerance / math.sqrt(2.0), trial=trial)
         return self.frame.framed(ask, gradient, state, dt, hint)
 
 

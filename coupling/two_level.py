@@ -33,11 +33,19 @@ class TwoLevel(Protocol):
         ...
 
     def sweep(
-        self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, tolerance: float
+        self,
+        gradient: Array,
+        state: Array | None,
+        dt: float,
+        hint: Array | None = None,
+        *,
+        tolerance: float,
+        trial: bool = False,
     ) -> Response:
         """Flux of the fine scale, with an estimated error (``uncertainty``) of at most ``tolerance``.
 
-        The tangent is that of the model anchored here.
+        The tangent is that of the model anchored here. ``trial=True``: the flux is wanted where the iteration may never
+        be, so that tangents of the fine scale are not worth their time and models are not judged by it.
         """
         ...
 

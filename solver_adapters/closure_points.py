@@ -74,6 +74,10 @@ class ClosurePoints(ABC):
             self._keep_hint(response.state, good)
         self.failed = int(good.size - np.count_nonzero(good))
 
+    def shift(self, change: Array) -> None:
+        """Add to the flux (n, m) that was answered last, until the next answer."""
+        self.response.flux[:] += change
+
     def commit(self) -> None:
         """Make the state of the last evaluation the committed one."""
         self.state = self.response.state

@@ -10,6 +10,10 @@ Where those are accelerated ones in exact mode, Newton's method runs with their 
 tell how good its solution is (:mod:`solver_adapters.macro.exact_newton`). The residual that decides is the swept one,
 and it meets the tolerance that a classical run would have to meet from the same start, max(atol, rtol ‖F(x₀)‖). Where
 that does not succeed, and for all other closures, it is the classical run.
+
+Warm starts (:mod:`solver_adapters.petsc_snes`) go with it: the guess and the standard start are compared by swept
+residuals (:mod:`solver_adapters.macro.swept_starts`), the guess is used where its residual is lower by more than the
+errors of both, and the tolerance is that of the least residual that there may be at the standard start.
 """
 
 from __future__ import annotations
@@ -21,25 +25,24 @@ from petsc4py import PETSc
 
 import numpy as np
 
+from coupling.agreement import together
 from coupling.contract import Array
 from coupling.errors import ContractError
 from coupling.ledger import Ledger
 from coupling.two_level import two_level
 from solver_adapters.level import EVALUATE, Level
-from solver_adapters.macro.evaluation import measure_magnitudes
 from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved
 from solver_adapters.macro.snes import newton
+from solver_adapters.macro.swept_starts import SweptStarts
 from solver_adapters.petsc_fd import FaceFlux
 from solver_adapters.warm_starts.borrowed import Borrowed
 from solver_adapters.warm_starts.end_of_solve import at_end, set_at_end
 from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess, set_guess
-from solver_adapters.warm_starts.trials import set_trials
+from solver_adapters.warm_starts.trials import Evaluate, set_trials
 from solver_adapters.warm_starts.vectors import owned, set_owned
 
-_START = 1e-3  # of the residual at the start is the error that it is swept with
 _INNER = 0.5  # of the tolerance is left to iterations with the model; the other half is that of the last fluxes
-_SURE = 0.1  # of a modelled residual at a standard start is taken for granted, by the tolerance that comes from it
 
 
 class ExactSNES:
@@ -52,13 +55,17 @@ class ExactSNES:
     After :meth:`solve`, reason, function norm and number of iterations (all of them together) are in the SNES as ever,
     and the fluxes hold what was swept at the solution: accept it as after any solve (``fluxes.accept(x)``).
 
-    Ledger, on rank 0: counts ``macro/iterations``, ``macro/exact sweeps``, ``macro/models refused``,
-    ``macro/classical solves`` (of closures with two levels).
+    Ledger, on rank 0: counts ``macro/iterations``, ``macro/start sweeps``, ``macro/exact sweeps``,
+    ``macro/models refused``, ``macro/classical solves`` (of closures with two levels).
 
     Args:
         snes: the solver, with its function and Jacobian set.
         fluxes: all fluxes that these evaluate.
         ledger: where counts are entered, by default that of the first flux.
+
+    Attributes:
+        has_levels: whether closures have two levels.
+        starts: residuals at states from which a solve may start.
 
     Raises:
         ContractError: no fluxes.
@@ -69,9 +76,10 @@ class ExactSNES:
             raise ContractError("the exact mode needs the fluxes that the residual evaluates, got none")
         self.snes, self.fluxes = snes, list(fluxes)
         self.ledger = fluxes[0].ledger if ledger is None else ledger
-        self._has_levels = any(two_level(flux.closure) is not None for flux in fluxes)
+        self.has_levels = any(two_level(flux.closure) is not None for flux in fluxes)
         self._newton = ExactNewton()
-        self.compare_starts_of(snes)
+        self._b: PETSc.Vec | None = None
+        self.starts = SweptStarts(self._residual, self.fluxes, snes.getComm().tompi4py(), self.ledger)
 
     def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
         """Solve F(x) = b from x; as with ``snes.solve``, the SNES tells how it ended (collective).
@@ -80,7 +88,18 @@ class ExactSNES:
             petsc4py.PETSc.Error: what a residual, a Jacobian or a closure raised, on all ranks; also where the SNES did
                 not converge and raises errors in that case.
         """
-        if not self._has_levels or self.snes.getConvergenceTest() is not None:
+        self._b = b
+        self.starts.begin()
+        if self.has_levels:
+            set_trials(self.snes, self.compared)
+        try:
+            self.solve_from_chosen(b, x)
+        finally:
+            set_trials(self.snes, None)
+
+    def solve_from_chosen(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
+        """As :meth:`solve`, where x may have been chosen by comparison already (collective)."""
+        if not self.has_levels or self.snes.getConvergenceTest() is not None:
             self.snes.solve(b, x)
             return
         start, problem = owned(x), _Problem(self, b, x)
@@ -96,23 +115,27 @@ class ExactSNES:
                 ended()
             return
         problem.count("macro/classical solves")
-        for flux in self.fluxes:
-            flux.discard()
         set_owned(x, start)
         self.snes.solve(b, x)
 
-    def compare_starts_of(self, snes: PETSc.SNES) -> None:
-        """Have warm starts of a SNES compared by the residuals of models, where closures have them."""
-        if self._has_levels:
-            set_trials(snes, self._modelled)
-
     @contextmanager
-    def _modelled(self) -> Iterator[float]:
-        """Within this context, residuals are those of the plain models, right in their order of magnitude."""
+    def compared(self) -> Iterator[Evaluate]:
+        """Within this context, starts are compared by sweeps; what else is evaluated is the plain models'."""
+        self.starts.begin()
         with self._fully_afterwards():
             for flux in self.fluxes:
                 flux.level = Level(learned=False)
-            yield _SURE
+            yield self.starts.evaluate
+
+    def _residual(self, x: PETSc.Vec, r: PETSc.Vec, level: Level) -> None:
+        """Set r to F(x) − b."""
+        for flux in self.fluxes:
+            flux.level = level
+        together(self.snes.getComm().tompi4py(), lambda: self.snes.computeFunction(x, r))
+        if known := self.snes.getRhs():  # of its last solve, which PETSc subtracts
+            r.axpy(1.0, known)
+        if self._b is not None:
+            r.axpy(-1.0, self._b)
 
     @contextmanager
     def _fully_afterwards(self) -> Iterator[None]:
@@ -128,11 +151,7 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     """Let the stages of an implicit TS be solved as by :class:`ExactSNES` from now on (collective).
 
     The SNES of the TS becomes one of type "python" around an inner SNES of its former type, with its options, options
-    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one, and
-    compare starts by the residuals of the plain models, which cost nothing and are the true ones at the last solution,
-    but for rates; a tenth of that at the standard start, where this is the last solution, goes into the tolerance. A
-    start that the models praise wrongly leads to a classical solve at worst, and from there, if that fails, to the
-    standard start.
+    prefix and KSP. Call this when options have been set. Warm starts, ``warm_start(ts, …)``, act on the outer one.
 
     Args:
         ts: the time stepper, with IFunction and IJacobian set.
@@ -158,7 +177,8 @@ def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger
     inner.setKSP(outer.getKSP())
     inner.setFromOptions()
     exact = ExactSNES(inner, fluxes, ledger=ledger)
-    exact.compare_starts_of(outer)
+    if exact.has_levels:
+        set_trials(outer, exact.compared)
     outer.setType(PETSc.SNES.Type.PYTHON)
     outer.setPythonContext(_Stages(exact))
     return exact
@@ -175,7 +195,7 @@ class _Stages:
         inner = self.exact.snes
         inner.setTolerances(*outer.getTolerances())
         inner.setDivergenceTolerance(outer.getDivergenceTolerance())
-        self.exact.solve(None, x)
+        self.exact.solve_from_chosen(None, x)
         outer.setConvergedReason(inner.getConvergedReason())
         outer.setIterationNumber(inner.getIterationNumber())
         outer.setFunctionNorm(inner.getFunctionNorm())
@@ -185,36 +205,28 @@ class _Stages:
 class _Problem:
     """One solve, as :class:`solver_adapters.macro.exact_newton.TwoLevelProblem`.
 
-    Tolerances of sweeps are relative to the scale of the residual, whatever the user's code makes of the fluxes there:
-    the magnitude of each flux is made such that errors as large as it, independent of each other, change the residual
-    by the scale. That is the residual at the start, or what all of the flux would change where that is more (rows of
-    Dirichlet conditions alone may differ from zero at the start, by little).
+    The scale is the residual at the start, or what all of the flux would change where that is more (rows of Dirichlet
+    conditions alone may differ from zero at the start, by little).
     """
 
     def __init__(self, exact: ExactSNES, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
-        self._snes, self._fluxes, self._ledger = exact.snes, exact.fluxes, exact.ledger
+        self._snes, self._fluxes, self._ledger, self._residual = exact.snes, exact.fluxes, exact.ledger, exact.starts
         self._b, self._x, self._r = b, x, x.duplicate()
         self._comm = exact.snes.getComm().tompi4py()
-        self._tolerances = exact.snes.getTolerances()
         self._start: Array = np.empty(0)
-        self._scale = self._target = 0.0
+        self._target = 0.0
         self.norm = np.nan
 
     def begin(self) -> bool:
         """Measure what there is at the start; whether there is something to solve at two levels."""
         self._start = owned(self._x)
-        modelled = self._residual(Level(learned=False))
-        whole = self._weight_of_fluxes() if np.isfinite(modelled) else 0.0
-        if not (modelled > 0.0 and whole > 0.0):
+        start = self._residual.chosen(self._x, self._r)
+        rtol, atol, *_ = self._snes.getTolerances()
+        self._target = max(atol, rtol * start.least)
+        if start.in_full or self._target == 0.0:
             return False
-        self._magnify(modelled / whole)
-        swept = self._residual(Level(tolerance=_START))
-        least = swept - _START * modelled  # of what an exact evaluation would have found
-        rtol, atol, *_ = self._tolerances
-        self._scale, self._target = max(swept, whole), max(atol, rtol * least)
-        self._magnify(self._scale / modelled)
-        self._forget()  # models are judged by their increments, of which this was none
-        return bool(np.isfinite(swept) and least > atol and self._target > 0.0)
+        self._residual.rescale(max(start.norm, self._residual.whole))
+        return True
 
     def iterate(self, level: Level) -> Solved | None:
         """Newton's method with models, to a part of the tolerance."""
@@ -226,60 +238,26 @@ class _Problem:
 
     def measure(self, level: Level) -> Measured | None:
         """The swept residual."""
-        self.norm = self._residual(level)
-        return Measured(self.norm, self._target, self._scale) if np.isfinite(self.norm) else None
+        self.norm = self._residual.norm(self._x, self._r, level)
+        return Measured(self.norm, self._target, self._residual.scale) if np.isfinite(self.norm) else None
 
     def go_back(self) -> None:
         """The start and the committed states."""
         set_owned(self._x, self._start)
-        self._forget()
+        self._residual.forget()
 
     def relative_tolerance(self) -> float:
         """Tolerance of the residual relative to the scale."""
-        return self._target / self._scale
+        return self._target / self._residual.scale
 
     def count(self, name: str, n: int = 1) -> None:
         """On rank 0 only."""
         if self._comm.rank == 0:
             self._ledger.count(name, n)
 
-    def _weight_of_fluxes(self) -> float:
-        """Norm by which random changes of all fluxes, of their own magnitude, change the residual."""
-        measure_magnitudes(self._fluxes, self._comm)
-        r, random = self._r.copy(), np.random.default_rng(self._comm.rank)
-        for flux in self._fluxes:
-            change = random.normal(size=flux.response.flux.shape)
-            change *= flux.magnitude / np.linalg.norm(change, axis=1, keepdims=True)
-            flux.response.flux[:] += change
-        self._evaluate()
-        r.axpy(-1.0, self._r)
-        self._forget()
-        return float(r.norm())
-
-    def _forget(self) -> None:
-        for flux in self._fluxes:
-            flux.discard()
-
-    def _magnify(self, factor: float) -> None:
-        for flux in self._fluxes:
-            flux.magnitude *= factor
-
-    def _residual(self, level: Level) -> float:
-        self._ask_for(level)
-        self._evaluate()
-        return float(self._r.norm())
-
     def _ask_for(self, level: Level) -> None:
         for flux in self._fluxes:
             flux.level = level
-
-    def _evaluate(self) -> None:
-        """Set r to F(x) − b; PETSc subtracts the right-hand side of the SNES's last solve."""
-        self._snes.computeFunction(self._x, self._r)
-        if known := self._snes.getRhs():
-            self._r.axpy(1.0, known)
-        if self._b is not None:
-            self._r.axpy(-1.0, self._b)
 
 
 @contextmanager

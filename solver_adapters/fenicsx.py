@@ -32,6 +32,7 @@ from dolfinx.fem import petsc as fem_petsc
 
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
+from coupling.guess import Bounds
 from coupling.ledger import Ledger
 from coupling.two_level import two_level
 from solver_adapters.level import EVALUATE, Level
@@ -41,6 +42,7 @@ from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 from solver_adapters.macro.quadrature import QuadraturePoints
 from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options, newton
+from solver_adapters.macro.swept_starts import SweptStarts
 from solver_adapters.mandel import from_mandel, mandel
 from solver_adapters.petsc_options import options_database
 
@@ -134,6 +136,7 @@ class MultiscaleProblem:
         self._level, self._dt = EVALUATE, 1.0
         has_levels = any(two_level(flux.closure) is not None for flux in self.fluxes)
         self._exact_newton = ExactNewton() if has_levels else None
+        self._starts = SweptStarts(self._residual_at, self.fluxes, self.comm, self.ledger)
         self.on_sweep: Callable[[Measured], None] | None = None
         self._start = self.solution.copy()
         self._error: Exception | None = None
@@ -156,15 +159,20 @@ class MultiscaleProblem:
         """How many of the values of ``solution`` this rank owns; they are the first ones."""
         return int(self._owned)
 
-    def residual_norm(self, values: Array, dt: float = 1.0) -> float:
-        """‖F‖ over dt at the owned unknowns ``values``, NaN where they are inadmissible at any point (collective).
+    def residual_bounds(self, values: Array, dt: float = 1.0) -> Bounds:
+        """At least and at most how large ‖F‖ is over dt at the owned unknowns ``values`` (collective).
 
-        u is at these values afterwards.
+        Both are the norm where closures have one level; those with two are swept, to errors far below the norm at the
+        first of the states that are tried before a solve (:mod:`solver_adapters.macro.swept_starts`). NaN where the
+        values are inadmissible at any point. u is at these values afterwards.
         """
-        self._dt, self._level, self._error, self._failures = dt, EVALUATE, None, (0, [])
+        self._dt, self._error, self._failures = dt, None, (0, [])
         self._x.array_w[:] = values
-        self._assemble_residual(self.snes, self._x, self._b)
-        return float(self._b.norm())
+        if self.exact:
+            error = self._starts.evaluate(self._x, self._b)
+            norm = self._b.norm()
+            return norm - error, norm + error
+        return 2 * (self._starts.norm(self._x, self._b, EVALUATE),)
 
     def solve(self, dt: float = 1.0) -> Solved:
         """Solve from the present u and the committed states over a time increment dt (collective).
@@ -178,6 +186,7 @@ class MultiscaleProblem:
         self._start = self.solution.copy()
         self._dt, self._error, self._failures = dt, None, (0, [])
         self._x.array_w[:] = self._start[: self._owned]
+        self._starts.recalled(self._x)
         with self.ledger.phase("step"):
             with options_database(*self._options, self._unread):
                 solved = self._exact_newton.solve(self) if self._exact_newton is not None else None
@@ -203,9 +212,7 @@ class MultiscaleProblem:
     def measure(self, level: Level) -> Measured | None:
         """Residual at the present iterate, closures asked at that level; None where a point fails (collective)."""
         measure_magnitudes(self.fluxes, self.comm)
-        self._level = level
-        self._assemble_residual(self.snes, self._x, self._b)
-        norm, (rtol, atol, *_) = self._b.norm(), self.snes.getTolerances()
+        norm, (rtol, atol, *_) = self._starts.norm(self._x, self._b, level), self.snes.getTolerances()
         if not np.isfinite(norm):
             return None
         measured = Measured(norm, max(atol, rtol * self._force_scale.scale), self._force_scale.scale)
@@ -297,6 +304,10 @@ class MultiscaleProblem:
                 dofs, owned = bc.dof_indices()
                 r[dofs[:owned]] = self._mismatch[dofs[:owned]]
             b.array_w[:] = r[: self._owned]
+
+    def _residual_at(self, x: PETSc.Vec, r: PETSc.Vec, level: Level) -> None:
+        self._level = level
+        self._assemble_residual(self.snes, x, r)
 
     def _update_mismatch(self) -> bool:
         """Set u − g at the constrained dofs; whether any is beyond round-off, so that lifting changes the residual."""

@@ -94,7 +94,8 @@ class PeriodicRVE:
         energy: whether responses carry the energy density, where the flux is its derivative and nothing has history.
         flux_unit: unit of the materials' moduli.
         predictor: guesses of fluctuations from gradients, followed by the :meth:`features` of the state. A guess is
-            used where the true residual is smaller there than at the usual start and det(U + ∇w) > 0 in all of the RVE.
+            used where det(U + ∇w) > 0 in all of the RVE and the true residual is smaller than at the usual start, or
+            that start is not admissible.
 
     Attributes:
         reference: the equilibrium of the reference state; its ``tangent`` holds the effective properties, with history

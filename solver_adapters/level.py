@@ -19,10 +19,12 @@ class Level:
     Args:
         tolerance: of a sweep, relative to the magnitude of the flux; None asks for no sweep.
         learned: which model, see :class:`coupling.two_level.TwoLevel`; None asks for no model.
+        trial: whether a sweep is of a state where the iteration may never be.
     """
 
     tolerance: float | None = None
     learned: bool | None = None
+    trial: bool = False
 
     @property
     def solves(self) -> bool:
@@ -36,7 +38,7 @@ class Level:
             return closure.evaluate
         if self.tolerance is None:
             return partial(levels.model, learned=bool(self.learned))
-        return partial(levels.sweep, tolerance=self.tolerance * magnitude)
+        return partial(levels.sweep, tolerance=self.tolerance * magnitude, trial=self.trial)
 
 
 EVALUATE = Level()

@@ -4,7 +4,8 @@
     warm_start(ts, "dmd")                                     # before ts.solve(u)
 
 Each solve then starts from the prediction of the converged ones before it, if the true residual there is lower than at
-the standard start, that is at the vector passed to ``solve`` (after the user's own ``setInitialGuess``, if any).
+the standard start, that is at the vector passed to ``solve`` (after the user's own ``setInitialGuess``, if any). Where
+the residual at the standard start is not a number, or the function raises there, any guess where it is one is used.
 Residual, Jacobian, line search, monitors, options, field splits and the number of ranks stay the user's own, and so
 does the answer: it meets the tolerance that it would have met from the standard start.
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 
 from petsc4py import PETSc
@@ -124,7 +126,6 @@ class WarmStart:
         self._solves = 0
         self._known: Array = np.zeros(1)
         self._standard: Array = np.zeros(0)
-        self._found: Array = np.zeros(0)
         self._strict: bool | None = None
         self._suspended = self.used = False
         self._theirs: InitialGuess = snes.getInitialGuess()
@@ -133,7 +134,15 @@ class WarmStart:
         set_at_end(snes, self._end)
 
     def remove(self) -> None:
-        """Give the SNES back as it was found, if it still exists: its initial guess and tolerances (collective)."""
+        """Give the SNES back as it was found, if it still exists: its initial guess and tolerances (collective).
+
+        Two calls stay, once a solve each, which do nothing and which PETSc has no way to take back alone: where there
+        was no initial guess, of a function that leaves x as it is (:func:`.initial_guess.set_guess`; petsc4py's
+        ``getInitialGuess()`` is None again), and of a converged reason view, one of the five that a SNES takes
+        (:func:`.end_of_solve.set_at_end`). So do attributes, ``twoscale_…`` of ``snes.getDict()``, which keep alive
+        what PETSc calls. An initial guess that C code has set cannot be seen from petsc4py: it is not asked while this
+        one is in its place, nor after.
+        """
         if self._snes.exists:
             self._release()
             snes = self._snes()
@@ -198,25 +207,18 @@ class WarmStart:
             self._guarded.learn(np.array([ts.getTime()]), owned(ts.getSolution()))
         self._known = self._parameters()
         if self._residual is None:
-            self._residual = TrialResidual(self._snes, x.duplicate(), self._comm)
-        self._residual.norms.clear()
-        with trials(snes) as share:
-            start, self.used = self._guarded.start(self._known, self._standard, self._residual)
+            self._residual = TrialResidual(x.duplicate(), self._comm)
+        self._residual.bounds.clear()
+        with trials(snes) as evaluate:
+            residual = partial(self._residual.of, evaluate=evaluate)
+            start, self.used = self._guarded.start(self._known, self._standard, residual)
         if self.used:
             set_owned(x, start)
-            at_standard, at_guess = self._residual.norms
-            self._tolerance.hold(at_standard, at_guess, self._certain(share))
+            (at_standard, _), (_, at_guess) = self._residual.bounds
+            self._tolerance.hold(at_standard, at_guess)
             self._hold_strictness(False)
         if self.options.monitor:
             self._tell()
-
-    def _certain(self, share: float) -> float:
-        """Share of the residual at the standard start that counts: models know nothing far from the last solution."""
-        if share == 1.0:
-            return share
-        last = self._found if self._ts is None else owned(self._ts().getSolution())
-        near = np.array_equal(self._standard, last)
-        return share if self._comm.allreduce(near) == self._comm.size else 0.0
 
     def _end(self) -> None:
         """The solve has ended."""
@@ -230,8 +232,7 @@ class WarmStart:
         if raised:  # what it was cannot be raised from here: let PETSc raise an error in its place
             self._hold_strictness(True)
         if snes.getConvergedReason() > 0 and self._guarded is not None and self._ts is None:
-            self._found = owned(snes.getSolution())
-            self._guarded.learn(self._known, self._found)
+            self._guarded.learn(self._known, owned(snes.getSolution()))
             self._solves += 1
         if self.options.view:
             self.view()
@@ -271,8 +272,10 @@ class WarmStart:
     def _tell(self) -> None:
         where = ", ".join(f"{v:g}" for v in self._known)
         assert self._residual is not None
-        norms = self._residual.norms
-        told = f"|F| {norms[0]:.6e}, at the guess {norms[1]:.6e}" if len(norms) == 2 else "no guess"
+        told = "no guess"
+        if self._residual.bounds:
+            (at_standard, _), (_, at_guess) = self._residual.bounds
+            told = f"|F| {at_standard:.6e}, at the guess {at_guess:.6e}"
         snes = self._snes()
         tabs = "  " * (snes.getTabLevel() + 1)
         start = "guess" if self.used else "standard"

@@ -12,15 +12,14 @@ The coefficients are interpolated by a kernel (:mod:`surrogates.kernel_interpola
                    kernel         0.1 s       47      1e-5    1.17                                 1.00
                    network        12 s        19      3e-4    2.00                                 1.00
     void, 2,000    zero start                                 4.10                                 2.99
-                   kernel         1.8 s       64      3e-4    1.89                                 1.00
+                   kernel         1.8 s       70      3e-4    1.40                                 1.00
                    network        116 s       27      1e-3    2.12                                 1.02
 
 Errors of the fields (relative) and iterations are means over cold starts, from rest to 1,000 stretches drawn from the
 inner 80 % of the range. Where a zero start takes 4 iterations, one from a kernel's field takes 2 or 1, and it does not
 fail where a zero start does (``./run bench warmstart --part cells``); in the whole range of the void it did at 1 of 171
 such points, in the edge. The void's largest errors are those of interpolation where its ligaments buckle, in a steep
-layer across the range of stretches; elsewhere it is the number of modes: 70, all that are above 1e-6, would take 1.40
-iterations and cost 5 to 8 % more to evaluate.
+layer across the range of stretches; elsewhere all modes that count are needed: with 64 of them it took 1.89 iterations.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class FieldPredictor:
         *,
         reference: Array,
         coefficients: Method = "kernel",
-        most_modes: int = 64,
+        most_modes: int = 128,
         seed: int = 0,
         origin: dict[str, Any] | None = None,
     ) -> FieldPredictor:
@@ -132,7 +131,7 @@ class FieldPredictor:
 
     @classmethod
     def of(
-        cls, dataset: Dataset, *, coefficients: Method = "kernel", most_modes: int = 64, seed: int = 0
+        cls, dataset: Dataset, *, coefficients: Method = "kernel", most_modes: int = 128, seed: int = 0
     ) -> FieldPredictor:
         """Fit the fields of a data set, which :func:`surrogates.sample` keeps where it is asked to.
 

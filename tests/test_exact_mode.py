@@ -26,6 +26,8 @@ from coupling.closed_forms import (
     lame,
 )
 from coupling.conformance import assert_conforms
+from coupling.guess import Guess
+from coupling.predictors.pod import PODPredictor
 from coupling.surrogate_choice import SurrogateChoice
 from demos.cook import membrane
 from demos.cook_runs import CASES, create_rve, run
@@ -337,3 +339,53 @@ def test_exact_mode_with_rves_and_their_fields(samples, name):
         assert counts["macro/exact sweeps"] <= 3 * 4
         assert counts["rve/guesses used"] > 10 * counts.get("rve/guesses refused", 0)
         assert counts.get("rve/tangents", 0) == 0
+
+
+@pytest.mark.mpi
+def test_guesses_of_load_steps_are_compared_by_sweeps(samples):
+    """Without a full evaluation, and with bounds of the true residual."""
+    phases, checked = {1: NeoHookeanEnergy(1.0, 2.0), 2: NeoHookeanEnergy(20.0, 40.0)}, []
+    rve = PeriodicRVE(centred_fibre(size=0.25), phases, tolerance=1e-6, predictor=FieldPredictor.of(samples))
+    true = membrane(WORLD, StretchFrame(create_rve(COARSE, for_training=True)), load=COARSE.load)
+
+    def watch(ours):
+        bounds = ours.problem.residual_bounds
+
+        def compared(values, dt):
+            true.traction.value[:] = ours.traction.value
+            checked.append((*bounds(values, dt), true.problem.residual_bounds(values, dt)[0]))
+            return checked[-1][:2]
+
+        ours.problem.residual_bounds = compared
+
+    closure = StretchFrame(exact(rve, KernelSurrogate(samples)))
+    guessed = run(WORLD, closure, COARSE, steps=4, rtol=1e-9, predictor=PODPredictor(comm=WORLD), watch=watch)
+    classical = run(WORLD, StretchFrame(create_rve(COARSE)), COARSE, steps=4, rtol=1e-9)
+    assert guessed.tip == pytest.approx(classical.tip, rel=1e-8)
+    counts = guessed.ledger.counts
+    assert counts["macro/guesses used"] >= 1 and counts["macro/start sweeps"] == len(checked)
+    assert counts["rve/points"] <= WORLD.size  # the reference state
+    assert all(least <= norm <= most < 1.1 * least for least, most, norm in checked)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_guesses_of_load_steps_that_are_refused_leave_no_trace(size):
+    class Random:
+        def __init__(self):
+            self.random = np.random.default_rng(WORLD.rank)
+
+        def predict(self, known):
+            return Guess(size * self.random.standard_normal((1, self.owned)), np.zeros(1, np.int8))
+
+        def observe(self, known, found):
+            self.owned = found.shape[1]
+
+    found = []
+    for predictor in ("linear", Random()):
+        macro = membrane(WORLD, StretchFrame(exact(LAW, erring(LAW))), cells=(3, 2), load=0.05, rtol=1e-9)
+        load_steps(macro.problem, macro.apply_load, steps=3, predictor=predictor)
+        found.append((macro.tip(), macro.problem.ledger.counts.get("macro/exact sweeps")))
+    assert WORLD.bcast(macro.problem.ledger.counts)["macro/guesses refused"] == 3
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-11)  # meshes may be partitioned otherwise
+    assert found[0][1] == found[1][1]

@@ -20,7 +20,7 @@ from coupling.ledger import merged
 from demos.plate import Plate
 from solver_adapters.exact_snes import ExactSNES, exact_time_steps
 from solver_adapters.fenicsx_rve import PeriodicRVE
-from solver_adapters.level import EVALUATE
+from solver_adapters.level import EVALUATE, Level
 from solver_adapters.petsc_fd import FaceFlux
 from solver_adapters.petsc_snes import warm_start
 from solver_adapters.petsc_versions import DIVERGED_NAN
@@ -71,6 +71,18 @@ class Relaxing(Conductor):
         far, tau = Conductor().evaluate(gradient, None, dt), 0.05
         q = (tau * state + dt * far.flux) / (tau + dt)
         return Response(q, dt / (tau + dt) * far.tangent, far.status, q.copy())
+
+
+class Exponential(Conductor):
+    """q = −exp(3θ) g, of which a linear model knows nothing but where it is."""
+
+    def evaluate(self, gradient, state, dt, hint=None):
+        n = check_arguments(self.spec, gradient, state, hint)
+        factor, g = np.exp(3 * gradient[:, 0]), gradient[:, 1:]
+        tangent = np.empty((n, 2, 3))
+        tangent[:, :, 0] = -3 * factor[:, None] * g
+        tangent[:, :, 1:] = -factor[:, None, None] * np.eye(2)
+        return Response(-factor[:, None] * g, tangent, np.zeros(n, np.int8))
 
 
 def composite(tolerance=1e-8):
@@ -336,15 +348,159 @@ def test_time_steps(name, predictor):
         assert counts["macro/exact sweeps"] <= 2.5 * 6
 
 
-@pytest.mark.parametrize("predictor", ["linear", "tangent"])
-def test_starts_are_compared_without_the_fine_scale(surrogate, predictor):
-    law = composite()
+@pytest.mark.parametrize("predictor", ["linear", "tangent", "wild"])
+def test_starts_are_compared_by_sweeps(surrogate, predictor):
+    """One over the standard start and one over the guess, and a finer one where the guess is almost a solution."""
+    law, random = composite(), np.random.default_rng(WORLD.rank)
+    if predictor == "wild":
+        predictor = Told(lambda u: 100.0 * random.standard_normal(u.shape))
     classical, _ = plate(composite(), two_level=False)
     ours, exactly = plate(exact(law, surrogate), predictor=predictor)
     assert np.abs(ours.temperatures() - classical.temperatures()).max() < 1e-6
     counts = merged(WORLD, exactly.ledger, law.ledger).counts
     assert counts.get("rve/points", 0) <= WORLD.size  # the reference state
     assert "macro/classical solves" not in counts
+    assert 6 < counts["macro/start sweeps"] <= 3 * 6
+
+
+class Answers:
+    """A predictor that answers once, by asking a function."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def predict(self, known):
+        answer, self.answer = self.answer, None
+        if answer is None:
+            return Guess.none(1, 0)
+        return Guess(owned(answer())[None], np.zeros(1, np.int8))
+
+    def observe(self, known, found):
+        pass
+
+
+def judged(fluxes, norm, at):
+    """Residual norm at a state with the plain models and with the fine scale."""
+    found = []
+    for level in (Level(learned=False), EVALUATE):
+        fluxes.discard()
+        fluxes.level = level
+        found.append(norm(at))
+    fluxes.discard()
+    return found
+
+
+@pytest.mark.parametrize("rhs", [False, True])
+@pytest.mark.parametrize("what", ["praised", "condemned"])
+def test_true_residuals_decide_between_starts_of_a_snes(what, rhs):
+    """A guess that the models praise wrongly is refused, one that they condemn wrongly is used."""
+    law, r = Exponential(), None
+    solution = Steady(law, rhs=rhs).run((0.2, 0.8), checked=False)
+    ours, alone = (Steady(exact(law, good(law)), rhs=rhs) for _ in range(2))
+    for problem in (ours, alone):
+        problem.run((0.2,), checked=False)
+        problem.load = 0.8
+    modelled, r = ours.x.copy(), ours.x.duplicate()
+    ours.fluxes.level = Level(learned=False)
+    ours.snes.solve(ours.b, modelled)
+    if what == "condemned":
+        for problem in (ours, alone):
+            problem.x.aypx(0.2, 0.8 * modelled)
+
+    def norm(y):
+        ours.residual(None, y, r)
+        return (r if ours.b is None else r - ours.b).norm()
+
+    guess = modelled if what == "praised" else solution
+    (modelled_there, there), (modelled_here, here) = (judged(ours.fluxes, norm, y) for y in (guess, ours.x))
+    assert (there > here and modelled_there < modelled_here) == (what == "praised")
+    assert (there < here and modelled_there > modelled_here) == (what == "condemned")
+    ours.fluxes.level = EVALUATE
+    ours.exact.ledger.reset()
+    with warm_start(ours.snes, Answers(lambda: guess)) as handle:
+        ours.exact.solve(ours.b, ours.x)
+        assert handle.used == (what == "condemned")
+    assert ours.snes.getConvergedReason() > 0 and same(ours.x, solution)
+    assert counts_of(ours)["macro/start sweeps"] == (2 if what == "praised" else 3)  # finer, as it is a solution
+    if what == "praised":  # and leaves no trace
+        alone.exact.solve(alone.b, alone.x)
+        assert (alone.x - ours.x).norm() == 0.0
+
+
+@pytest.mark.parametrize("what", ["praised", "condemned"])
+def test_true_residuals_decide_between_starts_of_a_time_step(what):
+    law, solutions = Exponential(), []
+    judgements: list[list[float]] = []
+    classical = Plate(WORLD, law, nodes=5)
+    classical.ts.setMonitor(lambda ts, step, t, x: solutions.append(x.copy()))
+    run = Plate(WORLD, exact(law, good(law)), nodes=5)
+    exactly = exact_time_steps(run.ts, [run.fluxes])
+
+    def answer():
+        snes, f = run.ts.getSNES(), run.theta.duplicate()
+        guess = solutions[1] if what == "condemned" else snes.getSolution().copy()
+        if what == "praised":
+            exactly.snes.solve(None, guess)  # with plain models, as all that predictors evaluate
+
+        def norm(y):
+            snes.computeFunction(y, f)
+            return f.norm()
+
+        judgements.extend(judged(run.fluxes, norm, y) for y in (guess, snes.getSolution()))
+        return guess
+
+    handle = warm_start(run.ts, Answers(answer))
+    for problem in (classical, run):
+        problem.ts.setMaxSteps(2)
+        problem.ts.solve(problem.theta)
+    (modelled_there, there), (modelled_here, here) = judgements
+    assert (there > here and modelled_there < modelled_here) == (what == "praised")
+    assert (there < here and modelled_there > modelled_here) == (what == "condemned")
+    counts = WORLD.bcast(handle.ledger.counts)
+    assert counts[f"snes/guesses {'refused' if what == 'praised' else 'used'}"] == 1
+    assert "snes/guesses failed" not in counts
+    assert np.abs(run.temperatures() - classical.temperatures()).max() < 1e-5
+
+
+@pytest.mark.parametrize("failing", ["guess", "standard start"])
+def test_a_start_at_which_a_point_fails_on_one_rank_is_infinitely_bad(failing):
+    fine = FailingClosure(Conductor(), lambda g: g[:, 0] > 3.0)
+    ours, classical = Steady(exact(fine, good(Conductor()))), Steady(Conductor())
+    for problem in (ours, classical):
+        problem.run((0.4,), checked=False)
+        problem.load = 0.5
+    classical.snes.solve(None, classical.x)
+    bad = ours.x.copy()
+    if WORLD.rank == WORLD.size - 1:
+        bad.array_w[bad.getLocalSize() // 2] = 9.0
+    guess = bad
+    if failing == "standard start":
+        guess, ours.x = ours.x, bad
+    with warm_start(ours.snes, Answers(lambda: guess)) as handle:
+        ours.exact.solve(None, ours.x)
+        assert handle.used == (failing == "standard start")
+    assert same(ours.x, classical.x)
+
+
+@pytest.mark.parametrize("strong", [False, True])
+def test_errors_of_starts_are_bounded(strong):
+    """Sweeps over RVEs leave errors in residuals, less than they say and far less than the residual, however small."""
+    ours, true = (Steady(closure, 5, strong) for closure in (exact_random(composite()), composite(1e-12)))
+    for problem in (ours, true):
+        problem.run((0.4,), checked=False)
+        problem.load = 0.8
+    r, solution = ours.x.duplicate(), true.x.copy()
+    true.snes.solve(None, solution)
+    ours.exact.starts.begin()
+    for distance in (1.0, 0.3, 1e-2, 1e-4):
+        true.x.array_w[:] = solution.array_r + distance * (ours.x.array_r - solution.array_r)
+        error = ours.exact.starts.evaluate(true.x, r)
+        assert abs(r.norm() - true.norm()) <= error
+        assert 0.0 < error <= 0.1 * r.norm()
+
+
+def exact_random(fine):
+    return exact(fine, random_weights(fine.spec))
 
 
 def test_what_a_time_stepper_is_given_goes_with_it():
@@ -384,3 +540,16 @@ def test_no_surrogate_and_no_guess_changes_the_answer(seed, size, scale, failing
     ours, _ = plate(exact(law, random_weights(law.spec, seed, size)), predictor=predictor, steps=3)
     classical, _ = plate(Conductor(), two_level=False, steps=3)
     assert np.abs(ours.temperatures() - classical.temperatures()).max() < 1e-5
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**20), scale=st.floats(1e-3, 1e3), law=st.sampled_from([Conductor, Relaxing]))
+def test_no_guess_changes_the_answer_or_the_history(seed, scale, law):
+    rng = np.random.default_rng(seed + WORLD.rank)
+    classical, ours = Steady(law()), Steady(exact(law(), good(law())))
+    with warm_start(ours.snes, Told(lambda u: u + scale * rng.standard_normal(u.shape))):
+        ours.run((0.4, 0.8), checked=False)
+    assert same(ours.x, classical.run((0.4, 0.8), checked=False), 1e-6)
+    if law.spec.history:
+        own = ours.fluxes.state[:, : law.spec.state_size]
+        assert np.abs(own - classical.fluxes.state).max(initial=0.0) < 1e-6

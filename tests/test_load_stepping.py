@@ -184,8 +184,8 @@ class GuardedSpring(Spring):
 
     owned = 1
 
-    def residual_norm(self, values, dt):
-        return float(np.abs(self.f(values) - self.load).max())
+    def residual_bounds(self, values, dt):
+        return 2 * (float(np.abs(self.f(values) - self.load).max()),)
 
 
 class Answer:
@@ -246,7 +246,7 @@ def test_a_step_that_fails_from_a_guess_starts_again_before_it_is_cut():
 
 def test_a_predictor_for_a_problem_without_a_residual():
     problem = cubic()
-    with pytest.raises(ContractError, match="Spring lacks owned, residual_norm"):
+    with pytest.raises(ContractError, match="Spring lacks owned, residual_bounds"):
         load_steps(problem, problem.apply, predictor=PODPredictor())
     with pytest.raises(ContractError, match="predict and observe, got int"):
         load_steps(problem, problem.apply, predictor=3)  # type: ignore[arg-type]

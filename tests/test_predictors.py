@@ -214,6 +214,10 @@ def norm(y):
         return float(np.sqrt(comm.allreduce(y @ y)))
 
 
+def bounds(y):
+    return 2 * (norm(y),)
+
+
 HOSTILE = {
     "raises": fail,
     "NaN": lambda: values([[0.0, np.nan, 0.0]]),
@@ -232,7 +236,7 @@ HOSTILE = {
 def test_a_hostile_answer_on_any_rank_is_refused_on_all(what, ranks):
     guarded, ledger = guard(Answer(HOSTILE[what], ranks=ranks))
     standard = np.ones(3)
-    start, used = guarded.start(np.zeros(1), standard, norm)
+    start, used = guarded.start(np.zeros(1), standard, bounds)
     assert start is standard and not used
     entry = "m/guesses missing" if "unusable" in what else "m/predictor faults"
     assert ledger.counts == ({entry: 1} if comm.rank == 0 else {})
@@ -242,9 +246,29 @@ def test_a_hostile_answer_on_any_rank_is_refused_on_all(what, ranks):
 def test_the_residual_decides():
     for size, used in ((0.5, True), (1.0, False), (1e200, False), (1e300, False)):
         guarded, ledger = guard(Answer(lambda size=size: values([[size] * 3])))
-        start, was = guarded.start(np.zeros(1), np.ones(3), norm)
+        start, was = guarded.start(np.zeros(1), np.ones(3), bounds)
         assert was is used and start[0] == (size if used else 1.0)
         assert ledger.counts == ({f"m/guesses {'used' if used else 'refused'}": 1} if comm.rank == 0 else {})
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("at_standard", "at_guess", "used"),
+    [
+        ((2.0, 4.0), (0.5, 1.9), True),
+        ((2.0, 4.0), (0.5, 2.0), False),
+        ((2.0, 4.0), (1.0, 3.0), False),
+        ((np.nan, np.nan), (0.0, 1e9), True),
+        ((np.inf, np.inf), (0.0, 1e9), True),
+        ((np.nan, np.nan), (np.nan, np.nan), False),
+        ((np.inf, np.inf), (np.inf, np.inf), False),
+    ],
+)
+def test_errors_of_residuals_never_decide_for_a_guess(at_standard, at_guess, used):
+    """A standard start that is not admissible is worse than any guess that is."""
+    guarded, _ = guard(Answer(lambda: values([[0.0] * 3])))
+    told = iter((at_standard, at_guess))
+    assert guarded.start(np.zeros(1), np.ones(3), lambda y: next(told))[1] is used
 
 
 @pytest.mark.mpi
@@ -261,7 +285,7 @@ def test_a_predictor_that_cannot_learn_is_not_asked_again():
             guarded.learn(np.zeros(1), np.zeros(3))
     else:
         guarded.learn(np.zeros(1), np.zeros(3))
-    assert not guarded.start(np.zeros(1), np.ones(3), norm)[1]
+    assert not guarded.start(np.zeros(1), np.ones(3), bounds)[1]
     assert ledger.counts == ({"m/predictor faults": 1} if comm.rank == 0 else {})
 
 
@@ -271,7 +295,7 @@ def test_no_start_is_worse_than_the_standard_one(numbers):
     standard = np.array([1.0, -2.0, 0.5])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        start, used = guarded.start(np.zeros(1), standard, norm)
+        start, used = guarded.start(np.zeros(1), standard, bounds)
     assert norm(start) < norm(standard) if used else start is standard
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from coupling.contract import Array, Closure, Response
 from coupling.errors import TwoscaleError
@@ -51,9 +52,17 @@ class _InterruptibleLevels:
         return _answer(self._interrupts, lambda: self._levels.model(gradient, state, dt, hint, learned=learned))
 
     def sweep(
-        self, gradient: Array, state: Array | None, dt: float, hint: Array | None = None, *, tolerance: float
+        self,
+        gradient: Array,
+        state: Array | None,
+        dt: float,
+        hint: Array | None = None,
+        *,
+        tolerance: float,
+        trial: bool = False,
     ) -> Response:
-        return _answer(self._interrupts, lambda: self._levels.sweep(gradient, state, dt, hint, tolerance=tolerance))
+        ask = partial(self._levels.sweep, tolerance=tolerance, trial=trial)
+        return _answer(self._interrupts, lambda: ask(gradient, state, dt, hint))
 
 
 def _answer(interrupts: Interrupts, ask: Callable[[], Response]) -> Response:

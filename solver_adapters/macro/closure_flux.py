@@ -113,9 +113,17 @@ class ClosureFlux(ClosurePoints):
         super().evaluate(gradient, dt, level)
         if not self.failed:
             m, k = self.closure.spec.m, self.closure.spec.k
-            self._flux.x.array.reshape(-1, m)[self._flux_rows] = self.response.flux
+            self._enter_flux()
             tangent = self.response.tangent.reshape(-1, m * k)
             self._tangent.x.array.reshape(-1, m * k)[self._tangent_rows] = tangent
+
+    def shift(self, change: Array) -> None:
+        """Add to the flux (n, m) that was answered last, and to that of the form, until the next answer."""
+        super().shift(change)
+        self._enter_flux()
+
+    def _enter_flux(self) -> None:
+        self._flux.x.array.reshape(-1, self.closure.spec.m)[self._flux_rows] = self.response.flux
 
     def cell_average(self, expression: Any = None, name: str | None = None) -> fem.Function:
         """Averages over the cells (or their facets in the measure), ∫ e dx / ∫ dx, as a DG0 Function (collective).

@@ -13,7 +13,7 @@ from coupling.agreement import together
 from coupling.contract import Array
 from coupling.errors import ContractError, StepError
 from coupling.guarded_predictor import GuardedPredictor
-from coupling.guess import Predictor
+from coupling.guess import Bounds, Predictor
 from coupling.ledger import Ledger
 from coupling.predictors import DEGREES
 from coupling.predictors.polynomial import PolynomialPredictor
@@ -74,8 +74,11 @@ class GuardedLoadProblem(LoadProblem, Protocol):
         """N, how many of the unknowns of this rank it owns; they are the first ones."""
         ...
 
-    def residual_norm(self, values: Array, dt: float) -> float:
-        """‖F‖ at the owned unknowns ``values`` (N,), NaN where they are not admissible (collective)."""
+    def residual_bounds(self, values: Array, dt: float) -> Bounds:
+        """Bounds of ‖F‖ at the owned unknowns ``values`` (N,), NaN where they are not admissible (collective).
+
+        It is asked for the standard start first, then for the guess.
+        """
         ...
 
 
@@ -99,7 +102,8 @@ def load_steps(
 
     A step starts from the polynomial through the last converged solutions at the new λ. A predictor given as an object
     is asked for a guess of the owned unknowns, which takes the place of the linear extrapolation where its residual is
-    lower; if the step does not converge from there, it starts again from the extrapolation before it is cut back.
+    lower, or where it is admissible and the extrapolation is not (:func:`coupling.guess.better_start`); if the step
+    does not converge from there, it starts again from the extrapolation before it is cut back.
 
     Args:
         problem: the problem, in equilibrium at λ = start.
@@ -191,7 +195,7 @@ class _GuardedExtrapolation(_Extrapolation):
         problem = self._guarded_problem
         standard = problem.solution.copy()
         guess, used = self._predictor.start(
-            np.array([load]), standard[: problem.owned], lambda values: problem.residual_norm(values, dt)
+            np.array([load]), standard[: problem.owned], partial(problem.residual_bounds, dt=dt)
         )
         problem.solution[:] = standard
         if not used:
@@ -216,7 +220,7 @@ def _starts(problem: LoadProblem, predictor: str | Predictor) -> _Extrapolation:
         return _Extrapolation(problem, DEGREES[predictor])
     if not isinstance(predictor, Predictor):
         raise ContractError(f"predictor must be a name or have predict and observe, got {type(predictor).__name__}")
-    lacking = [name for name in ("comm", "ledger", "owned", "residual_norm") if not hasattr(problem, name)]
+    lacking = [name for name in ("comm", "ledger", "owned", "residual_bounds") if not hasattr(problem, name)]
     if lacking:
         raise ContractError(f"a guess needs a guard, for which {type(problem).__name__} lacks {', '.join(lacking)}")
     return _GuardedExtrapolation(problem, predictor)  # type: ignore[arg-type]

@@ -25,6 +25,9 @@ def at_end(snes: PETSc.SNES) -> AtEnd:
 def set_at_end(snes: PETSc.SNES, function: AtEnd) -> None:
     """Call the function, and no other, at the end of each solve of a SNES from now on; None calls nothing.
 
+    The first call adds a converged reason view to the SNES, which stays and is idle without a function: all that takes
+    views back, SNESConvergedReasonViewCancel, takes those of others too, and that of ``-snes_converged_reason``.
+
     PETSc calls it after the last iteration of a solve that converged or diverged, with reason, norms and solution in
     place and before it raises an error if not converged. The function may solve again with the same SNES; what the SNES
     has then is how the solve ended. It is not called where a solve ends by an exception, nor for solves inside it, and

@@ -20,7 +20,7 @@ class WarmStartOptions:
         -PREFIX_warmstart_type       none, previous, linear, quadratic, tangent, projection, pod, dmd or edmd
         -PREFIX_warmstart_rank       largest number of modes
         -PREFIX_warmstart_window     number of last solutions to learn from
-        -PREFIX_warmstart_monitor    one line per solve: residuals at both starts, and which was used
+        -PREFIX_warmstart_monitor    one line per solve: residuals at both starts (or bounds), and which was used
         -PREFIX_warmstart_view       type and counts after each solve
 
     None where it says nothing.

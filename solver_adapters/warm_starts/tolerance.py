@@ -25,14 +25,17 @@ class StartTolerance:
         self._snes = snes
         self._held: tuple[tuple[float, float], tuple[float, float]] | None = None
 
-    def hold(self, at_standard: float, at_guess: float, share: float = 1.0) -> None:
-        """Keep the tolerance of the standard start, or that share of it, through the solve that begins."""
+    def hold(self, at_standard: float, at_guess: float) -> None:
+        """Keep the tolerance of the standard start through the solve that begins; both are residual norms.
+
+        Where they are known up to an error, a lower bound at the standard start makes the tolerance no looser.
+        """
         snes = self._snes()
         if snes.getConvergenceTest() is not None or not np.isfinite(at_standard):
             return
         rtol, atol, _, _ = snes.getTolerances()
         divergence = snes.getDivergenceTolerance()
-        raised = max(atol, share * rtol * at_standard)
+        raised = max(atol, rtol * at_standard)
         scaled = divergence * at_standard / at_guess if divergence > 0.0 and at_guess > 0.0 else divergence
         snes.setTolerances(atol=raised)
         snes.setDivergenceTolerance(scaled)

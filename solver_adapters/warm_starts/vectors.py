@@ -9,7 +9,8 @@ from petsc4py import PETSc
 import numpy as np
 
 from coupling.contract import Array
-from solver_adapters.warm_starts.borrowed import Borrowed
+from coupling.guess import Bounds
+from solver_adapters.warm_starts.trials import Evaluate
 
 
 def owned(x: PETSc.Vec) -> Array:
@@ -42,31 +43,34 @@ class TrialResidual:
     operation half done on the others, as in any solve.
 
     Args:
-        snes: the solver.
-        like: a vector of the layout of its solution.
+        like: a vector of the layout of the solution.
         comm: the solver's communicator.
+
+    Attributes:
+        bounds: of the states since they were last cleared.
     """
 
-    def __init__(self, snes: Borrowed, like: PETSc.Vec, comm: Any) -> None:
-        self._snes, self._like, self._comm = snes, like, comm
+    def __init__(self, like: PETSc.Vec, comm: Any) -> None:
+        self._like, self._comm = like, comm
         self._vectors: tuple[PETSc.Vec, PETSc.Vec] | None = None
-        self.norms: list[float] = []
+        self.bounds: list[Bounds] = []
 
-    def __call__(self, values: Array) -> float:
-        """The norm, which is also appended to ``norms`` (collective)."""
+    def of(self, values: Array, evaluate: Evaluate) -> Bounds:
+        """At least and at most how large it is, which is also appended to ``bounds`` (collective)."""
         y, r = self._vectors = self._vectors or (self._like.duplicate(), self._like.duplicate())
         set_owned(y, values)
-        failed = False
+        error, failed = 0.0, False
         try:
-            self._snes().computeFunction(y, r)
+            error = evaluate(y, r)
         except Exception:  # inadmissible for the user's function, in whichever way it says so
             failed = True
         if self._comm.allreduce(failed):
             self._vectors = None  # PETSc leaves them locked
-            self.norms.append(float("nan"))
+            self.bounds.append((float("nan"), float("nan")))
         else:
-            self.norms.append(float(r.norm()))
-        return self.norms[-1]
+            norm = float(r.norm())
+            self.bounds.append((norm - error, norm + error))
+        return self.bounds[-1]
 
     def destroy(self) -> None:
         """Free the vectors (collective)."""
