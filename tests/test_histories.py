@@ -217,6 +217,7 @@ def test_sub_steps_belong_to_one_increment():
     np.testing.assert_allclose(rve.features(again.state), rve.features(answer.state), atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_a_point_that_fails_keeps_its_history():
     rve = composite()
     state, g = walked(rve, 3)
