@@ -98,8 +98,9 @@ class CellProblem:
         self.volume = period.volume
         self._deformation = local[-1] if isinstance(kinematics, Stretch) else None
         self.history = PointHistory(mesh)
-        present_laws = {tag: law for tag, law in materials.items() if tag in present}
-        parts = {tag: self._potential(tag, law, local, dx(tag)) * dx(tag) for tag, law in present_laws.items()}
+        parts = {
+            tag: self._potential(tag, law, local, dx(tag)) * dx(tag) for tag, law in materials.items() if tag in present
+        }
         _check_stiffness(parts, self.w)
         energy = sum(parts.values())
 

@@ -109,7 +109,7 @@ class FluctuationGuesses:
 
     def _known(self, gradient: Array, memory: Memory) -> Array:
         """What a predictor is told (n, k + f): gradients, and features of the history."""
-        return np.hstack([gradient, self.problem.history.averages(memory.history)])
+        return np.ascontiguousarray(np.hstack([gradient, self.problem.history.averages(memory.history)]))
 
     def _changes(self, memory: Memory, gradient: Array) -> Array | None:
         """Changes (n, N) of the predicted fields, NaN where none is predicted; None where the predictor fails."""

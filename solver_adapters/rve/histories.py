@@ -41,7 +41,11 @@ class HistoryMaterial(Protocol):
     """What the RVE solver needs of a material with history."""
 
     def virgin(self, dim: int) -> Sequence[float]:
-        """History of the virgin material in ``dim`` dimensions; its length is the number of components of h."""
+        """History of the virgin material in ``dim`` dimensions; its length is the number of components of h.
+
+        Their averages are features for predictors (:meth:`solver_adapters.fenicsx_rve.PeriodicRVE.features`), of which
+        none should follow from the others: leave out what is determined, as one normal component of a deviator.
+        """
         ...
 
     def increment(self, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
