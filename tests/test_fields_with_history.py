@@ -88,11 +88,13 @@ def relative_error(fields, known, found):
     return np.linalg.norm(fields.predict(known).values - found) / np.linalg.norm(found)
 
 
-@pytest.mark.parametrize(("method", "least_gain"), [("kernel", 2.0), ("network", 1.3)])
-def test_history_in_further_columns_improves_fields_and_saves_iterations(samples, method, least_gain):
-    known, found = samples
+@pytest.mark.parametrize(
+    ("method", "training", "least_gain", "share"), [("kernel", 400, 2.0, 0.8), ("network", PATHS, 1.3, 0.85)]
+)
+def test_history_in_further_columns_improves_fields_and_saves_iterations(method, training, least_gain, share):
+    known, found = recorded(training, seed=0)
     fresh, exact = recorded(10, seed=1)
-    unseen = paths(8, seed=2)
+    unseen = paths(16, seed=2)
     flux, history, usual = follow(create_rve(), unseen)
     *_, from_last = follow(FromLastField(**create_rve.keywords), unseen)
     fit = partial(FieldPredictor.fit, coefficients=method, most_modes=10)
@@ -108,8 +110,8 @@ def test_history_in_further_columns_improves_fields_and_saves_iterations(samples
         np.testing.assert_allclose(ours, flux, atol=1e-8)
         np.testing.assert_allclose(our_history, history, atol=1e-8 * AMPLITUDE)
     assert errors[0] < errors[1] / least_gain
-    assert iterations[0] < 0.87 * from_last
-    assert iterations[0] < 0.97 * min(usual, iterations[1])
+    assert iterations[0] < share * from_last
+    assert iterations[0] < min(usual, iterations[1])
 
 
 def test_sweeps_from_predicted_fields(samples):
