@@ -22,7 +22,7 @@ from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
 _SLOWEST_RATE = 0.7
-_LARGEST_DEFECT = 0.3
+LARGEST_DEFECT = 0.3
 DEFECT = 5.0  # of a sensitivity in any direction, relative to what it errs by in that of the step
 
 
@@ -35,12 +35,14 @@ class Corrected:
         flux: (n, m) condensed; NaN where the iteration failed.
         error: (n,) estimated error of the flux.
         which: (n,) factor that each point used.
+        defect: (n,) estimated relative error of the sensitivity, LARGEST_DEFECT where nothing is known of it.
     """
 
     fluctuation: Array
     flux: Array
     error: Array
     which: NDArray[np.intp]
+    defect: Array
 
     @property
     def failed(self) -> NDArray[np.bool_]:
@@ -66,6 +68,12 @@ class Start:
     step: Array
     error: Array
 
+    def defect(self, where: NDArray[np.intp], size: Array) -> Array:
+        """Relative errors (c,) of the sensitivities of some points, whose w err by ``size`` (c,) in units of strain."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            told = np.where(np.isnan(self.error[where]), size / self.step[where], self.error[where])
+        return np.fmin(LARGEST_DEFECT, DEFECT * told)
+
 
 def modified_newton(
     problem: CellProblem, factors: SharedFactors, start: Start, *, tolerance: float, scale: float, ledger: Ledger
@@ -88,7 +96,7 @@ def modified_newton(
     n = len(g)
     flux, error = np.full((n, problem.spec.m), np.nan), np.full(n, np.inf)
     which = factors.cover(g, w)
-    active, size_before, defect = np.arange(n), np.full(n, np.nan), np.empty(0)
+    active, size_before, defect = np.arange(n), np.full(n, np.nan), np.full(n, LARGEST_DEFECT)
     for iteration in range(_MOST_ITERATIONS):
         for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):
             problem.residual(g[i], w[i], residual[i])
@@ -98,10 +106,7 @@ def modified_newton(
         correction = factors.solve(which[active], r)
         size = np.sqrt(np.abs((r * correction).sum(axis=1)) / (problem.volume * scale))
         if iteration == 0:
-            defect = np.full(n, _LARGEST_DEFECT)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                told = np.where(np.isnan(start.error[active]), size / start.step[active], start.error[active])
-            defect[active] = np.fmin(_LARGEST_DEFECT, DEFECT * told)
+            defect[active] = start.defect(active, size)
         rate = size / size_before[active]
         if iteration == 1 and 2 * active.size > n:  # the last few to converge are the slowest
             factors.learn(g[active], which[active], rate)
@@ -118,4 +123,4 @@ def modified_newton(
         active = active[~converged & ~(rate > _SLOWEST_RATE)]
         if not active.size:
             break
-    return Corrected(w, flux, error * scale, which)
+    return Corrected(w, flux, error * scale, which, defect)

@@ -14,7 +14,7 @@ import numpy as np
 from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
-from solver_adapters.rve.modified_newton import Corrected, Start
+from solver_adapters.rve.modified_newton import LARGEST_DEFECT, Corrected, Start
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
@@ -48,7 +48,7 @@ def renewing_newton(
     g, w, residual = start.gradient, start.starts.fluctuation.copy(), start.starts.residual
     n, m = len(g), problem.spec.m
     flux, error, which = np.full((n, m), np.nan), np.full(n, np.inf), factors.assigned(g)
-    active, before, last = np.arange(n), w.copy(), np.full(n, np.nan)
+    active, before, last, defect = np.arange(n), w.copy(), np.full(n, np.nan), np.full(n, LARGEST_DEFECT)
     for iteration in range(_MOST_ITERATIONS):
         for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):
             problem.residual(g[i], w[i], residual[i], history[i])
@@ -56,6 +56,8 @@ def renewing_newton(
         active = active[np.isfinite(residual[active]).all(axis=1)]
         correction = factors.solve(which[active], residual[active])
         size = np.sqrt(np.abs((residual[active] * correction).sum(axis=1)) / (problem.volume * scale))
+        if iteration == 0:
+            defect[active] = start.defect(active, size)
         rate = size / last[active]
         error[active] = np.where(np.isnan(rate), _UNTRIED, 1.0) * size
         done, slow = error[active] <= tolerance, rate > _SLOW
@@ -77,4 +79,4 @@ def renewing_newton(
         active = active[~done]
         if not active.size:
             break
-    return Corrected(w, flux, error * scale, which)
+    return Corrected(w, flux, error * scale, which, defect)

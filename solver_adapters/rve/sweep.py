@@ -15,7 +15,7 @@ from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses, Starts
 from solver_adapters.rve.memory import Memory
-from solver_adapters.rve.modified_newton import DEFECT, Start, modified_newton
+from solver_adapters.rve.modified_newton import DEFECT, LARGEST_DEFECT, Start, modified_newton
 from solver_adapters.rve.renewing_newton import renewing_newton
 from solver_adapters.rve.shared_factors import SharedFactors
 
@@ -96,6 +96,7 @@ class Sweep:
             rows = slice(None) if told.all() else told
             memory.sensitivity[rows] = S[rows]
         far = good & ~tangent & ~starts.guessed & (length > _FAR * np.linalg.norm(gradient, axis=1))
+        far &= found.defect < LARGEST_DEFECT  # elsewhere a secant would say what the last w lacked
         secant = (found.fluctuation - w)[far] / length[far, None] ** 2
         memory.sensitivity[far] += secant[:, :, None] * step[far, None, :]
         memory.fluctuation[good], memory.gradient[good] = found.fluctuation[good], gradient[good]
