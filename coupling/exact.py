@@ -58,6 +58,7 @@ class ExactLevels:
         self._is_local = collective_over(surrogate) is None
         self._last: tuple[Array, float, Response] | None = None
         self._unheard = self._unjudged = False
+        self._origin: Array | None = None
         self._learner = surrogate if isinstance(surrogate, LearningSurrogate) else None
 
     def initial_state(self, n: int) -> Array:
@@ -102,6 +103,8 @@ class ExactLevels:
         """Exact fluxes at n points; see :class:`coupling.two_level.TwoLevel`."""
         assert state is not None
         anchors = self._anchors(state, dt, hint)
+        if first := not trial and (hint is None or self._unjudged):
+            self._begin_increment(self._unpack(state).gradient)
         doubt = anchors.doubt[:, 0 if hint is None else 1]
         wanted = np.zeros(len(gradient), dtype=bool) if trial else self._tangents.among(doubt)
         self.ledger.count("exact/sweeps")
@@ -118,10 +121,15 @@ class ExactLevels:
         rows, plain, learned = self._anchored(gradient, answer, anchors, state, dt, hint)
         if not trial:
             self._tangents.learn(len(gradient), int(wanted.sum()), seconds)
-            if self._is_local and (hint is None or self._unjudged):
+            if first and self._is_local:
                 self._surrogates.judge(plain, learned, seconds)
         self._unjudged = trial
         return replace(answer, state=rows, tangent=np.ascontiguousarray(self._unpack(rows).tangent))
+
+    def _begin_increment(self, origin: Array) -> None:
+        repeated = self._origin is not None and np.array_equal(origin, self._origin)
+        self._tangents.begin(repeated=repeated)
+        self._origin = origin.copy()
 
     def _solved(self, ask: Callable[[], Response], n: int) -> tuple[Response, float]:
         """The fine scale's answer to n points and the seconds it took.

@@ -42,7 +42,7 @@ from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess,
 from solver_adapters.warm_starts.trials import Evaluate, set_trials
 from solver_adapters.warm_starts.vectors import owned, set_owned
 
-_INNER = 0.5  # of the tolerance is left to iterations with the model; the other half is that of the last fluxes
+_INNER = 0.5  # of the tolerance is left to iterations with the model
 
 
 class ExactSNES:

@@ -29,6 +29,7 @@ from coupling.conformance import assert_conforms
 from coupling.guess import Guess
 from coupling.predictors.pod import PODPredictor
 from coupling.surrogate_choice import SurrogateChoice
+from coupling.tangent_choice import TangentChoice
 from demos.cook import membrane
 from demos.cook_runs import CASES, create_rve, run
 from solver_adapters.fenicsx import ClosureFlux, MultiscaleProblem, load_steps, mandel
@@ -183,6 +184,30 @@ def test_a_surrogate_is_left_out_of_ever_more_increments_while_it_is_not_worth_i
         choice.answered(0.1)
         choice.judge(plain=0.1, learned=0.01, seconds=0.05)
         assert choice.asks
+
+
+def followed(choice, increments, seconds, *, repeated=()):
+    """Whether tangents are computed in each increment of two sweeps, which take ``seconds`` with and without them."""
+    asked = []
+    for i in range(increments):
+        choice.begin(repeated=i in repeated)
+        wanted = choice.among(np.array([0.5, 0.1]))
+        asked.append(bool(wanted.any()))
+        for tangents in (int(wanted.sum()), 0):
+            choice.learn(2, tangents, seconds[not asked[-1]] / 2)
+    return asked
+
+
+def test_increments_without_tangents_lead_where_they_take_less_time():
+    assert followed(TangentChoice(), 6, (2.0, 1.0)) == [True] + [False] * 5
+    assert followed(TangentChoice(), 6, (1.0, 2.0)) == [True, False] + [True] * 4
+    choice = TangentChoice()
+    followed(choice, 4, (2.0, 1.0))
+    assert followed(choice, 8, (2.0, 30.0))[-1]
+
+
+def test_increments_without_tangents_that_had_to_be_repeated_are_not_tried_again():
+    assert followed(TangentChoice(), 6, (2.0, 1.0), repeated=[2]) == [True, False] + [True] * 4
 
 
 def test_model_is_anchored_anew_after_sweeps_that_did_not_ask_the_surrogate():

@@ -47,5 +47,5 @@ def test_fluxes_of_a_solution_are_as_accurate_as_the_tolerance_says(rtol, atol):
     for _ in range(3):
         problem = Cubic(rtol, atol)
         assert newton.solve(problem) is not None
-        assert problem.swept[-1] <= 0.5 * rtol
-        assert abs(problem.u + problem.u**3 / 10 - 1.0) <= 1.5 * max(rtol, atol)
+        assert problem.swept[-1] <= 0.25 * rtol
+        assert abs(problem.u + problem.u**3 / 10 - 1.0) <= 1.25 * max(rtol, atol)

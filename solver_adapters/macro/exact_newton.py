@@ -1,17 +1,19 @@
 """Newton's method at two levels: the model of the closures finds a solution, exact sweeps tell how good it is.
 
-    until ‖F(u, q(u))‖ ≤ max(atol, rtol·scale), q swept:
+    until ‖F(u, q(u))‖ ≤ √(1 − φ²) max(atol, rtol·scale), q swept to φ = ¼ of that:
         Newton's method with the model, anchored at the last sweep, from u
         sweep at the new u
 
 The residual that decides is that of a classical run, on the same scale. Fluxes are swept no more accurately than it
 warrants (the forcing term of an inexact Newton method; Eisenstat & Walker 1996, SIAM J. Sci. Comput. 17, 16–32): their
 errors enter the residual of the next sweep, so that they need not be smaller than that will be, judging by the last
-load step. The last ones meet half the tolerance of the residual.
+load step. The last ones meet a quarter of the tolerance of the residual, which has to be that much smaller: their
+errors are independent of it, so that both together meet the tolerance.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +22,8 @@ from solver_adapters.level import Level
 from solver_adapters.macro.load_stepping import Solved
 
 _MOST_SWEEPS = 12
-_FINAL = 0.5  # of the tolerance of the residual is that of the last fluxes; their errors are independent
+_FINAL = 0.25  # of the tolerance of the residual is that of the last fluxes
+_ENOUGH = math.sqrt(1.0 - _FINAL**2)
 _WORTH = 10.0  # a sweep that is less rough than this times the last ones may be the last
 _REDUCTION = 1e-4  # of the residual by a sweep, while there is no experience
 _HOPELESS = 0.5
@@ -101,7 +104,7 @@ class ExactNewton:
             if measured is None:
                 return None
             norms.append(measured.relative)
-            if measured.norm <= measured.target:
+            if measured.norm <= _ENOUGH * measured.target:
                 trust.remember(norms)
                 return Solved(iterations, f"CONVERGED_EXACT_SWEEPS ({sweep})")
             setbacks += norms[-1] > _HOPELESS * norms[-2]
@@ -118,7 +121,7 @@ class ExactNewton:
         measured = problem.measure(Level(tolerance=tolerance))
         if measured is None or tolerance <= final:
             return measured
-        if measured.norm > measured.target and measured.relative > tolerance:
+        if measured.norm > _ENOUGH * measured.target and measured.relative > tolerance:
             return measured
         problem.count("macro/exact sweeps")
         return problem.measure(Level(tolerance=final))

@@ -92,6 +92,7 @@ class CellProblem:
         self.blocks = fluctuation_blocks(boundary, points, period, open_faces=cell.open_faces)
         space = identified(self.full_space, self.blocks)
         self.w, self.g = fem.Function(space), fem.Function(constant_space(mesh, k))
+        self._numbers = self.g.x.array, self.w.x.array
         self.n = self.w.x.array.size
         dx = ufl.Measure("dx", mesh, subdomain_data=cell.tags, metadata={"quadrature_degree": quadrature_degree})
         local = kinematics.local(self.g, self.w)
@@ -262,9 +263,10 @@ class CellProblem:
         return function
 
     def _place(self, gradient: Array, fluctuation: Array, history: Array) -> None:
-        self.g.x.array[:] = gradient
-        self.w.x.array[:] = fluctuation
-        self.history.start_from(history)
+        for numbers, values in zip(self._numbers, (gradient, fluctuation), strict=True):
+            numbers[:] = values
+        if len(history):
+            self.history.start_from(history)
 
     def _pack(self, gradient: Array, fluctuation: Array, history: Array = NO_HISTORY, form: Any = None) -> Any:
         self._place(gradient, fluctuation, history)
