@@ -11,6 +11,7 @@ from coupling.contract import Array
 
 _REDUCTION = 1e-6  # of the error that is still to come after a first sweep
 _UNMEASURED = 0.05
+_POOR = 0.3
 _MEMORY = 0.8
 
 
@@ -27,29 +28,30 @@ class TangentChoice:
     known, points with a doubt above 0.05 get tangents.
 
     That is an estimate, which overrates tangents where secants learn quickly. So, after an increment in which tangents
-    were computed, one goes without any, and from then on what took less time leads, as long as it does.
+    were computed, one goes with few, those of points with a doubt above 0.3, and from then on what took less time
+    leads, as long as it does.
     """
 
     def __init__(self) -> None:
         self._sweep = self._tangent = math.nan
-        self._seconds = {"with": math.nan, "without": math.nan}
+        self._seconds = {"many": math.nan, "few": math.nan}
         self._spent, self._computed = 0.0, 0
-        self._leads = "with"
+        self._leads = "many"
 
     def begin(self, *, repeated: bool) -> None:
         """An increment begins; whether it is the last one again, which then has not been solved."""
-        if self._spent and (self._computed or self._leads == "without"):
+        if self._spent and (self._computed or self._leads == "few"):
             seconds = math.inf if repeated else self._spent
             self._seconds[self._leads] = _mean(self._seconds[self._leads], seconds)
-        others = {"with": "without", "without": "with"}[self._leads]
+        others = {"many": "few", "few": "many"}[self._leads]
         if self._seconds[self._leads] > self._seconds[others] or self._computed and math.isnan(self._seconds[others]):
             self._leads = others
         self._spent, self._computed = 0.0, 0
 
     def among(self, doubt: Array) -> NDArray[np.bool_]:
         """Mask (n,) of the points whose tangents are to be computed."""
-        if self._leads == "without":
-            return np.zeros(len(doubt), dtype=bool)
+        if self._leads == "few":
+            return np.asarray(doubt > _POOR)
         if math.isnan(self._tangent) or math.isnan(self._sweep):
             return np.asarray(doubt > _UNMEASURED)
         left = np.append(np.sort(doubt)[::-1], 0.0)
