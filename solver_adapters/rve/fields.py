@@ -10,6 +10,7 @@ from dolfinx import fem
 from coupling.contract import Array
 from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.histories import HistoryMaterial
+from solver_adapters.rve.kinematics import SmallStrain
 
 
 def fluctuation(rve: PeriodicRVE, row: Array) -> Any:
@@ -29,7 +30,8 @@ def local_flux(rve: PeriodicRVE, row: Array) -> Any:
     gradient = fem.Constant(mesh, rve.equilibrium(row).gradient)
     *parameters, local = rve.kinematics.local(gradient, fluctuation(rve, row))
     local = ufl.variable(local)
-    local_arguments = *parameters, local
+    symmetric = isinstance(rve.kinematics, SmallStrain)  # laws may read the upper triangle of a strain alone
+    local_arguments = *parameters, ufl.sym(local) if symmetric else local
     dx = ufl.Measure("dx", mesh, subdomain_data=tags, metadata={"quadrature_degree": rve.problem.quadrature_degree})
     average = fem.Function(fem.functionspace(mesh, ("DG", 0, local.ufl_shape)), name="local flux")
     v, one = ufl.TestFunction(average.function_space), ufl.TestFunction(fem.functionspace(mesh, ("DG", 0)))
