@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ _FACTOR_SERVES = 1e-4
 _SMALLEST_STEP = 2.0**-8
 _MOST_ITERATIONS = 12
 _ROUND_OFF = 1e-18  # up to which the energy of a correction may be that, where constraints are eliminated
+_PRESTRESS = 1e-6  # relative to the stiffness, from which on it is worth a warning
 _FEW = 0.1  # of the points may need Newton's method in a sweep
 
 
@@ -154,6 +156,13 @@ class PeriodicRVE:
         self.point_work: Array = np.empty(0)
         self.reference = self._solve_reference()
         self._scale = float(np.linalg.norm(self.reference.tangent))
+        if np.linalg.norm(self.reference.flux) > _PRESTRESS * self._scale:
+            warnings.warn(
+                f"the flux of this RVE is not zero in its reference state: it is prestressed, or not all of its "
+                f"materials are laws of {type(self.kinematics).__name__} (those of small strain need SmallStrain())",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self.ledger.reset()
 
     def initial_state(self, n: int) -> Array:
@@ -295,8 +304,8 @@ class PeriodicRVE:
         if solved is None:
             raise ClosureError(
                 "the RVE has no equilibrium in its reference state: its energy must be finite there, and its stiffness "
-                "regular. Check the moduli and the domain of each material, and that boundary condition and mesh hold "
-                "every part of the cell"
+                "regular. Check the moduli and the domain of each material, that all are laws of "
+                f"{type(self.kinematics).__name__}, and that boundary condition and mesh hold every part of the cell"
             )
         return solved
 

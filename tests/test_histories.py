@@ -19,7 +19,7 @@ from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import NeoHookean, isotropic
 from solver_adapters.rve.fields import local_flux
 from solver_adapters.rve.histories import GeneralisedMaxwell, HistoryMaterial, VonMisesPlasticity
-from solver_adapters.rve.kinematics import SmallStrain
+from solver_adapters.rve.kinematics import ScalarGradient, SmallStrain
 from solver_adapters.rve.meshes import centred_fibre, laminate, sphere
 from solver_adapters.rve.shared_factors import SharedFactors
 
@@ -272,6 +272,32 @@ def test_energies_are_refused():
         VonMisesPlasticity(*MODULI, 0.0)
     with pytest.raises(ContractError, match="relaxation time > 0"):
         GeneralisedMaxwell(*MODULI, ((1.0, 1.0, 0.0),))
+
+
+class Miscounted:
+    """A law that begins with one number and goes on with another number of them."""
+
+    def __init__(self, begins, updated):
+        self.begins, self.updated = begins, updated
+
+    def virgin(self, dim):
+        return [0.0] * self.begins
+
+    def increment(self, gradient, history, dt):
+        return ufl.dot(gradient, gradient), ufl.as_vector([gradient[0]] * self.updated)
+
+
+def test_updated_histories_have_the_length_of_virgin_ones():
+    """Two wrong ones may have the right number of components in all."""
+    with pytest.raises(ContractError, match=r"begins with shape \(1,\) and is updated to shape \(2,\)"):
+        PeriodicRVE(laminate(size=0.5), {1: Miscounted(1, 2), 2: Miscounted(2, 1)}, ScalarGradient())
+
+
+def test_laws_of_small_strain_in_finite_kinematics_are_told():
+    """They take F for a strain, and answer something."""
+    for law in (METAL, isotropic(*MODULI)):
+        with pytest.warns(RuntimeWarning, match="not zero in its reference state.* need SmallStrain"):
+            PeriodicRVE(centred_fibre(size=0.4), {1: law, 2: NeoHookean(1.0, 2.0)})
 
 
 def test_factors_are_renewed_in_the_place_of_idle_ones():

@@ -13,6 +13,7 @@ from dolfinx import fem
 from numpy.typing import NDArray
 
 from coupling.contract import Array
+from coupling.errors import ContractError
 from solver_adapters.macro.quadrature import QuadraturePoints
 from solver_adapters.rve.histories import HistoryMaterial
 
@@ -71,12 +72,21 @@ class PointHistory:
         return len(self.virgin)
 
     def add(self, tag: int, law: HistoryMaterial, local: Sequence[Any], dx: Any) -> Any:
-        """Give the cells of a tag, those of the measure ``dx``, that material; returns its incremental potential."""
+        """Give the cells of a tag, those of the measure ``dx``, that material; returns its incremental potential.
+
+        Raises:
+            ContractError: the updated history is none of the virgin one's length.
+        """
         points, virgin = QuadraturePoints(self._mesh, dx), np.array(law.virgin(self._mesh.geometry.dim), dtype=float)
         values = points.function(virgin.shape, "history")
         blocks = values.function_space.dofmap.list[points.cells].reshape(-1, 1)
         where = blocks * virgin.size + np.arange(virgin.size)
         potential, updated = law.increment(*local, values, self.dt)
+        if updated.ufl_shape != virgin.shape:
+            raise ContractError(
+                f"the history of the material of tag {tag} begins with shape {virgin.shape} and is updated to shape "
+                f"{updated.ufl_shape}: let virgin() and increment() give vectors of the same length"
+            )
         self._parts[tag] = _Part(law, dx, points, values, where, fem.Expression(updated, points.reference))
         self.virgin = np.concatenate((self.virgin, np.tile(virgin, points.n)))
         return potential
