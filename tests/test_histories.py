@@ -16,6 +16,7 @@ from coupling.contract import Array, Closure
 from coupling.ledger import Ledger
 from coupling.polar import mandel_basis
 from solver_adapters.fenicsx_rve import PeriodicRVE
+from solver_adapters.rve import shared_factors
 from solver_adapters.rve.energies import NeoHookean, isotropic
 from solver_adapters.rve.fields import local_flux
 from solver_adapters.rve.histories import GeneralisedMaxwell, HistoryMaterial, VonMisesPlasticity
@@ -322,3 +323,15 @@ def test_factors_are_renewed_in_the_place_of_idle_ones():
     problem.linearise(far[1], w, none)
     np.testing.assert_allclose(problem.K.to_scipy() @ solved[2], right[2], atol=1e-10)
     assert np.isfinite(solved).all()
+
+
+def test_the_oldest_factor_gives_way_where_memory_ends(monkeypatch):
+    phases = {1: NeoHookean(1.0, 2.0), 2: NeoHookean(20.0, 40.0)}
+    problem, rest = PeriodicRVE(centred_fibre(size=0.4), phases).problem, np.array([1.0, 1.0, 0.0])
+    size = SharedFactors(problem, rest, Ledger())._factors[0].memory
+    assert size >= 8 * problem.n
+    monkeypatch.setattr(shared_factors, "_MEMORY", 4 * size)
+    factors = SharedFactors(problem, rest, Ledger())
+    states = rest + 0.01 * np.arange(1, 8)[:, None] * [1.0, -0.5, 0.2]
+    assert [factors.renewed(g, np.zeros(problem.n), problem.history.virgin) for g in states] == [1, 2, 3, 1, 2, 3, 1]
+    assert len(factors) == 4

@@ -74,6 +74,11 @@ class SymmetricFactor:
         """Whether there is a factor."""
         return self._factor is not None
 
+    @property
+    def memory(self) -> int:
+        """Bytes that the last factor takes, about."""
+        return max(1, int(16 * self._factor.getInfo()["nz_used"]))
+
     def solve(self, right: Columns) -> Columns:
         """Solution X (n, columns) of M X = B with the last factor M."""
         _values(self._right)[:] = right

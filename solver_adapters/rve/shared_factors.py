@@ -20,6 +20,7 @@ from solver_adapters.rve.point_history import NO_HISTORY
 
 _RATE = 0.1
 _MOST = 256
+_MEMORY = 2**30  # bytes that all factors may take
 _LONG_IDLE = 3
 
 
@@ -38,8 +39,8 @@ class _Border:
 class SharedFactors:
     """The factors M_j, at first that of the reference state alone.
 
-    A factor takes the memory of one sparse Cholesky factor (1 MB for an RVE of 1,000 unknowns in 2D, 10 MB for 10,000);
-    there are at most 256 of them.
+    A factor takes the memory of one sparse Cholesky factor (1 MB for an RVE of 1,000 unknowns in 2D, 10 MB for 10,000;
+    20 MB for 4,000 in 3D); there are at most 256 of them, and no more than 1 GiB holds.
 
     Args:
         problem: the RVE problem, whose matrix is overwritten when a factor is added.
@@ -53,8 +54,10 @@ class SharedFactors:
         self._borders: list[_Border | None] = []
         self._states: Array = np.empty((0, problem.spec.k))
         self._idle: list[int] = []
+        self._by_age: list[int] = []
         self._slope = 0.0
         self._add(reference, np.zeros(problem.n), problem.history.virgin)
+        self._most = max(2, min(_MOST, _MEMORY // self._factors[0].memory))
 
     def __len__(self) -> int:
         return len(self._factors)
@@ -65,7 +68,7 @@ class SharedFactors:
         Where the stiffness of a point cannot be factorised, the factors of others have to serve it.
         """
         nearest, distance = self._nearest(gradient)
-        while len(self) < _MOST and self._slope * distance.max(initial=0.0) > _RATE and not self.problem.constant:
+        while len(self) < self._most and self._slope * distance.max(initial=0.0) > _RATE and not self.problem.constant:
             furthest = int(distance.argmax())
             try:
                 self._add(gradient[furthest], fluctuation[furthest])
@@ -86,13 +89,14 @@ class SharedFactors:
     def renewed(self, gradient: Array, fluctuation: Array, history: Array) -> int:
         """Index of a new factor at g (k,), w (N,) and h₀ (h,), in the place of one that has been idle if there is such.
 
-        The one of the reference state stays.
+        Where there may be no more of them and all are in use, it takes the place of the oldest one. The one of the
+        reference state stays.
 
         Raises:
             ArithmeticError: the stiffness there cannot be factorised.
         """
-        idlest = max(range(1, len(self)), key=self._idle.__getitem__, default=0)
-        replaced = idlest > 0 and (len(self) == _MOST or self._idle[idlest] >= _LONG_IDLE)
+        idlest = max(self._by_age[1:], key=self._idle.__getitem__, default=0)
+        replaced = idlest > 0 and (len(self) == self._most or self._idle[idlest] >= _LONG_IDLE)
         index = idlest if replaced else len(self)
         self._put(index, gradient, fluctuation, history)
         return index
@@ -137,10 +141,12 @@ class SharedFactors:
             self._borders.append(self._eliminated(factor))
             self._states = np.vstack([self._states, gradient])
             self._idle.append(0)
+            self._by_age.append(j)
             return
         first = self._factors[0], self._borders[0]
         factor = SymmetricFactor(self.problem.K, 1) if self._factors[j] is first[0] else self._factors[j]
         self._states[j], self._idle[j] = np.inf, 0
+        self._by_age.append(self._by_age.pop(self._by_age.index(j)))
         self._factors[j], self._borders[j] = first
         self._factorise(factor)
         self._factors[j], self._borders[j], self._states[j] = factor, self._eliminated(factor), gradient
