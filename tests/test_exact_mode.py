@@ -256,6 +256,19 @@ def test_a_surrogate_that_failed_in_the_reference_state_is_unheard_there():
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("share", [0.98, 1.02])
+def test_residuals_close_to_the_tolerance_are_no_reason_to_refuse_models(share):
+    rtol, (classical, ours) = 1e-6, (bent(StretchFrame(c), steps=1)[0].problem for c in (LAW, exact(LAW, erring(LAW))))
+    ours.snes.setTolerances(rtol=rtol)
+    solution, reactions = classical.solution.copy(), classical._force_scale.scale
+    change = 1e-9 * np.sin(np.arange(len(solution))) * (solution != 0.0)
+    least, _ = classical.residual_bounds((solution + change)[: classical.owned])
+    ours.solution[:] = solution + share * rtol * reactions / least * change
+    assert ours.solve().reason.startswith("CONVERGED_EXACT_SWEEPS")
+    assert "macro/models refused" not in ours.ledger.counts
+
+
+@pytest.mark.mpi
 def test_good_surrogate_saves_solves():
     classical, _ = bent(StretchFrame(LAW))
     macro, _ = bent(StretchFrame(exact(LAW, erring(LAW, 1e-4))))

@@ -21,6 +21,9 @@ from typing import Protocol
 from solver_adapters.level import Level
 from solver_adapters.macro.load_stepping import Solved
 
+INNER = 0.5
+"""Of the tolerance is left to iterations with models: those that start from a residual just below it go on, too."""
+
 _MOST_SWEEPS = 12
 _FINAL = 0.25  # of the tolerance of the residual is that of the last fluxes
 _ENOUGH = math.sqrt(1.0 - _FINAL**2)
@@ -59,7 +62,7 @@ class TwoLevelProblem(Protocol):
         ...
 
     def relative_tolerance(self) -> float:
-        """Rtol of the residual."""
+        """Tolerance of the residual relative to its scale, after an iteration with models."""
         ...
 
     def count(self, name: str, n: int = 1) -> None:
@@ -92,14 +95,13 @@ class ExactNewton:
         return None
 
     def _attempt(self, problem: TwoLevelProblem, trust: _Trust, learned: bool) -> Solved | None:
-        final = _FINAL * problem.relative_tolerance()
         norms, iterations, setbacks = [1.0], 0, 0
         for sweep in range(1, _MOST_SWEEPS + 1):
             inner = problem.iterate(Level(learned=learned))
             if inner is None:
                 return None
             iterations += inner.iterations
-            tolerance = trust.expected(norms)
+            final, tolerance = _FINAL * problem.relative_tolerance(), trust.expected(norms)
             measured = self._sweep(problem, tolerance if tolerance > _WORTH * final else final, final)
             if measured is None:
                 return None
