@@ -211,6 +211,10 @@ def test_increments_with_few_tangents_that_had_to_be_repeated_are_not_tried_agai
     assert followed(TangentChoice(), 6, (2.0, 1.0), repeated=[2]) == [True, False] + [True] * 4
 
 
+def test_increments_with_many_tangents_that_had_to_be_repeated_still_lead_where_they_take_less_time():
+    assert followed(TangentChoice(), 6, (1.0, 3.0), repeated=[1]) == [True, True, False] + [True] * 3
+
+
 def test_model_is_anchored_anew_after_sweeps_that_did_not_ask_the_surrogate():
     levels = exact(LAW, erring(LAW)).two_level
     state = levels.initial_state(5)
