@@ -146,7 +146,7 @@ def table(comm: MPI.Comm, marches: Mapping[str, March], training: Mapping[str, f
         "Newton iterations",
         "last period",
         "RVE solves",
-        "factorisations",
+        "matrices factorised",
         "time",
         "difference",
         title=f"Composite plate on {comm.size} rank(s), {len(first.iterations)} time steps",
