@@ -13,7 +13,7 @@ errors are independent of it, so that both together meet the tolerance.
 In a SNES fluxes are scaled by what they change the residual (:mod:`solver_adapters.macro.swept_starts`). In forms their
 tolerance is relative to their root mean square: random errors that reach it would change the residual by 2.5 to 10
 times as much, for 3 × 2 to 32 × 24 cells of Cook's membrane. Those of RVEs stay far below it, and the true residual
-below 0.3 of its tolerance there; where errors are larger, sweeps do not meet it, and the step is solved classically.
+below 0.3 of its tolerance (up to 20 × 15 cells); where they are larger, sweeps fail and classical solves take over.
 """
 
 from __future__ import annotations
