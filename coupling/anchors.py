@@ -21,7 +21,7 @@ from coupling.contract import Array
 
 _LEAST_TOLD = 300.0
 UNHEARD = -1.0
-"""Error of a learned model whose surrogate has not answered at g₀."""
+"""Error of a learned model whose surrogate has not answered at g₀, or with no numbers that can be judged."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Anchors:
 
     @property
     def heard(self) -> NDArray[np.bool_]:
-        """Mask (n,) of the points where the surrogate has answered at g₀."""
+        """Mask (n,) of the points with an m₀."""
         return np.asarray(self.errors[:, 0] != UNHEARD)
 
     @property
@@ -97,7 +97,16 @@ class Anchors:
         """
         slope = np.where(self.told[:, None, None], self.tangent - tangent, 0.0)
         judged = self.heard & (self.errors[:, 0] != 2.0 * self.errors[:, 1])
-        return replace(self, mismatch=self.flux - flux, slope=slope, errors=np.where(judged[:, None], self.errors, 0.0))
+        errors = np.where(judged[:, None], self.errors, 0.0)
+        return replace(self, mismatch=self.flux - flux, slope=slope, errors=errors).sound()
+
+    def sound(self) -> Anchors:
+        """The same, unheard where m₀, B or what they err by is no number, and without m₀ and B where unheard."""
+        finite = np.isfinite(self.mismatch).all(axis=1) & np.isfinite(self.slope).all(axis=(1, 2))
+        heard = self.heard & finite & np.isfinite(self.errors[:, 0])
+        errors = np.column_stack([np.where(heard, self.errors[:, 0], UNHEARD), self.errors[:, 1]])
+        mismatch = np.where(heard[:, None], self.mismatch, 0.0)
+        return replace(self, mismatch=mismatch, slope=np.where(heard[:, None, None], self.slope, 0.0), errors=errors)
 
     def plain(self, step: Array) -> Array:
         """Flux (n, m) of the plain model at g₀ + s."""

@@ -167,7 +167,7 @@ class ExactLevels:
         errors = (plain + _FADING * last.errors[:, 1])[:, None] * [2.0, 1.0]
         modelled: NDArray[np.bool_] = np.zeros(len(gradient), bool)
         surrogate = self._ask(gradient, state, dt, hint)
-        self._unheard = surrogate is None
+        self._unheard = surrogate is None and self._is_local  # a collective one may have spoken on other ranks
         if surrogate is None:
             errors[:, 0] = UNHEARD
         else:
@@ -187,9 +187,9 @@ class ExactLevels:
         doubt = np.column_stack(
             [now if hint is None else last.doubt[:, 0], np.where(told, 0.0, np.maximum(now, _TINY))]
         )
-        new = Anchors(gradient, answer.flux, tangent, mismatch, slope, errors, doubt, error_now)
+        new = Anchors(gradient, answer.flux, tangent, mismatch, slope, errors, doubt, error_now).sound()
         good = usable(answer.status)
-        rows = np.where(good[:, None], _finite(new.pack()), last.pack())
+        rows = np.where(good[:, None], np.nan_to_num(new.pack(), posinf=0.0, neginf=0.0), last.pack())
         if answer.state is not None:
             rows = np.hstack([answer.state, rows])
         return rows, doubts[0][good].max(initial=0.0), np.minimum(*doubts)[good].max(initial=0.0)
@@ -207,7 +207,8 @@ class ExactLevels:
         started = time.perf_counter()
         with np.errstate(all="ignore"):
             answer = proposed(self.surrogate, gradient, *own, ledger=self.ledger, instead="the plain model goes on")
-        self._surrogates.answered(time.perf_counter() - started)
+        if self._is_local:
+            self._surrogates.answered(time.perf_counter() - started)
         if answer is not None and self._is_local and self.surrogate.spec.state_size == 0:
             self._last = gradient.copy(), dt, answer
         return answer
@@ -254,7 +255,8 @@ class ExactLevels:
         start = replace(Anchors.unpack(Anchors.none(1, k, m), k, m), gradient=g, noise=np.zeros(1))
         answer, _ = self._solved(lambda: self.fine.evaluate(g, state, dt), 1)
         rows, *_ = self._anchored(g, answer, start, state, dt, None)
-        return replace(self._unpack(rows), errors=start.errors, doubt=start.doubt).pack()
+        anchors = self._unpack(rows)
+        return replace(anchors, errors=np.minimum(anchors.errors, 0.0), doubt=start.doubt).pack()
 
     def _unpack(self, rows: Array) -> Anchors:
         return Anchors.unpack(rows[:, self.own :], self.spec.k, self.spec.m)
@@ -272,8 +274,3 @@ def _sweep_of(fine: Closure) -> Callable[..., Response] | None:
 def _better(errors: Array) -> NDArray[np.bool_]:
     """Where the learned model was clearly better than the plain one, or neither is known."""
     return np.asarray((errors[:, 0] >= 0.0) & (2.0 * errors[:, 0] <= errors[:, 1]))
-
-
-def _finite(rows: Array) -> Array:
-    """What a surrogate said that is no number, as zero: its point is not modelled by it."""
-    return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)

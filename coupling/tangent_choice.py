@@ -39,7 +39,12 @@ class TangentChoice:
         self._leads = "many"
 
     def begin(self, *, repeated: bool) -> None:
-        """An increment begins; whether it is the last one again, which then has not been solved."""
+        """An increment begins; whether it is the last one again, which then has not been solved.
+
+        With few tangents that may be the reason: they never lead again. With many it is not, and the time adds up.
+        """
+        if repeated and self._leads == "many":
+            return
         if self._spent and (self._computed or self._leads == "few"):
             seconds = math.inf if repeated else self._spent
             self._seconds[self._leads] = _mean(self._seconds[self._leads], seconds)

@@ -31,7 +31,7 @@ from coupling.errors import ContractError
 from coupling.ledger import Ledger
 from coupling.two_level import two_level
 from solver_adapters.level import EVALUATE, Level
-from solver_adapters.macro.exact_newton import ExactNewton, Measured
+from solver_adapters.macro.exact_newton import INNER, ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved
 from solver_adapters.macro.snes import newton
 from solver_adapters.macro.swept_starts import SweptStarts
@@ -41,8 +41,6 @@ from solver_adapters.warm_starts.end_of_solve import at_end, set_at_end
 from solver_adapters.warm_starts.initial_guess import InitialGuess, apply_guess, set_guess
 from solver_adapters.warm_starts.trials import Evaluate, set_trials
 from solver_adapters.warm_starts.vectors import owned, set_owned
-
-_INNER = 0.5  # of the tolerance is left to iterations with the model
 
 
 class ExactSNES:
@@ -231,7 +229,7 @@ class _Problem:
     def iterate(self, level: Level) -> Solved | None:
         """Newton's method with models, to a part of the tolerance."""
         self._ask_for(level)
-        self._snes.setTolerances(rtol=0.0, atol=_INNER * self._target, stol=0.0)
+        self._snes.setTolerances(rtol=0.0, atol=INNER * self._target, stol=0.0)
         solved = newton(self._snes, self._b, self._x)
         self.count("macro/iterations", self._snes.getIterationNumber())
         return solved

@@ -38,7 +38,7 @@ from coupling.two_level import two_level
 from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.closure_flux import ClosureFlux
 from solver_adapters.macro.evaluation import evaluate_fluxes, measure_magnitudes
-from solver_adapters.macro.exact_newton import ExactNewton, Measured
+from solver_adapters.macro.exact_newton import INNER, ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 from solver_adapters.macro.quadrature import QuadraturePoints
 from solver_adapters.macro.snes import REASONS, ForceScale, check_prefix, default_options, newton
@@ -205,6 +205,7 @@ class MultiscaleProblem:
     def iterate(self, level: Level) -> Solved | None:
         """Newton's method from the present iterate, closures asked at that level; None where it fails (collective)."""
         self._level = level
+        self._force_scale.share = 1.0 if level == EVALUATE else INNER
         solved = newton(self.snes, None, self._x)
         self.count("macro/iterations", self.snes.getIterationNumber())
         return solved
@@ -228,8 +229,9 @@ class MultiscaleProblem:
             flux.discard()
 
     def relative_tolerance(self) -> float:
-        """Rtol of the residual."""
-        return float(self.snes.getTolerances()[0])
+        """Tolerance of the residual relative to the scale of the forces."""
+        (rtol, atol, *_), scale = self.snes.getTolerances(), self._force_scale.scale
+        return float(max(rtol, atol / scale) if scale > 0.0 else rtol)
 
     def commit(self) -> None:
         """Make the states of the last solve the committed ones."""

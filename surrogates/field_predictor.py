@@ -174,5 +174,5 @@ def _interpolated(x: Array, y: Array, reference: Array, seed: int) -> tuple[Inte
     held, used = np.split(np.random.default_rng(seed).permutation(len(x)), [max(1, round(_HELD * len(x)))])
     fit = partial(Interpolant.through, reference=reference, adapted=True)
     error = fit(x[used], y[used])(x[held]) - y[held]
-    relative = np.sqrt(np.mean((error**2).sum(axis=1)) / np.mean((y**2).sum(axis=1)))
+    relative = np.sqrt(np.mean((error**2).sum(axis=1)) / (np.mean((y**2).sum(axis=1)) or 1.0))
     return fit(x, y), float(relative)

@@ -15,8 +15,9 @@ with the slopes of a first interpolant that has A₀. C is the outer product of 
 (Science 383, 1461–1467) less their mean, which a polynomial needs no samples for; p = ½ compares with metrics of mean
 second derivatives (anisotropic meshes; Loseille & Alauzet 2011, SIAM J. Numer. Anal. 49, 38–60). Of p = 0, ½ and 1
 that is taken which errs least at samples left out, all at once in closed form (Rippa 1999, Adv. Comput. Math. 11,
-193–210). This costs nothing where f is evaluated, but coefficients grow, and with them rounding errors: sixfold, to
-1e-10, for the fluxes of the first demo's void.
+193–210); p = 0 where the few samples that tell this leave the polynomial undetermined. Adapted distances cost nothing
+where f is evaluated, but coefficients grow, and with them rounding errors: sixfold, to 1e-10, for the fluxes of the
+first demo's void.
 """
 
 from __future__ import annotations
@@ -65,8 +66,7 @@ class Interpolant:
         Raises:
             ModelError: samples are too few, not finite or repeated, or a component is constant or follows from others.
         """
-        space = Monomials.up_to(_DEGREE, x.shape[1])
-        least = len(space.exponents)
+        least = comb(_DEGREE + x.shape[1], _DEGREE)
         if len(x) <= least or len(y) != len(x) or not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise ModelError(
                 f"interpolation needs more than {least} samples, all finite and one value for each, got {len(x)} and "
@@ -74,14 +74,16 @@ class Interpolant:
             )
         ranges = np.abs(x - reference).max(axis=0)
         scale = np.where(ranges > 0.0, ranges, 1.0)
-        if np.linalg.matrix_rank(space.evaluate((x - reference) / scale)) < least:
+        if len(np.unique(x, axis=0)) < len(x):
+            raise ModelError("the samples cannot be told apart: drop repeated ones")
+        if not _determines(x, reference, scale):
             raise ModelError(
                 "the samples leave the cubic polynomial undetermined: vary all components and features, and leave out "
                 "those that are constant or follow from others"
             )
         axes = np.diag(1.0 / scale)
-        if adapted:
-            few = np.random.default_rng(0).permutation(len(x))[: max(_FEW, 2 * least)]
+        few = np.random.default_rng(0).permutation(len(x))[: max(_FEW, 2 * least)]
+        if adapted and _determines(x[few], reference, scale):
             rough = cls._along(axes, x[few], y[few], reference)
             possible = _axes(rough.derivative(x[few]), scale)
             axes = min(possible, key=lambda A: _left_out_error((x[few] - reference) @ A.T, y[few]))
@@ -187,6 +189,12 @@ class _Near:
     squares: Array
     cubes: Array
     monomials: Array
+
+
+def _determines(x: Array, reference: Array, scale: Array) -> bool:
+    """Whether samples at x (n, f) determine the polynomial."""
+    P = Monomials.up_to(_DEGREE, x.shape[1]).evaluate((x - reference) / scale)
+    return bool(np.linalg.matrix_rank(P) == P.shape[1])
 
 
 def _axes(slopes: Array, scale: Array) -> list[Array]:

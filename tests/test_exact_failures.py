@@ -78,6 +78,25 @@ def test_a_fine_scale_that_fails_on_one_rank_keeps_none_waiting_in_the_surrogate
 
 
 @pytest.mark.mpi
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:surrogate failed:RuntimeWarning")
+def test_a_surrogate_malformed_on_one_rank_keeps_none_waiting():
+    surrogate = Raising(close(LAW), malformed=True)
+    levels = exact(LAW, CollectiveSurrogate(surrogate, WORLD)).two_level
+    g = np.tile(LAW.spec.reference, (3 if LAST else 2, 1)) + 0.02
+    state = levels.initial_state(len(g))
+    surrogate.armed = True
+    state = levels.sweep(g, state, 1.0, tolerance=1e-9).state
+    surrogate.armed = False
+    for _ in range(2):
+        g = g + 0.01
+        answer = levels.sweep(g, state, 1.0, tolerance=1e-9)
+        state = answer.state
+        WORLD.barrier()
+    np.testing.assert_array_equal(answer.flux, LAW.evaluate(g, None, 1.0).flux)
+
+
+@pytest.mark.mpi
 @pytest.mark.timeout(120)
 def test_a_run_whose_fine_scale_fails_on_one_rank_ends_on_all():
     fine = Raising(LAW)

@@ -37,7 +37,7 @@ from solver_adapters.fenicsx_rve import PeriodicRVE
 from solver_adapters.rve.energies import NeoHookean as NeoHookeanEnergy
 from solver_adapters.rve.meshes import centred_fibre
 from surrogates import FieldPredictor, KernelSurrogate, sample, stretch_design
-from tests.hostile_surrogates import HOSTILE, random_weights
+from tests.hostile_surrogates import HOSTILE, Hostile, random_weights
 
 WORLD = MPI.COMM_WORLD
 COARSE = replace(CASES["fibre"], size=0.25, samples=150)
@@ -211,6 +211,10 @@ def test_increments_with_few_tangents_that_had_to_be_repeated_are_not_tried_agai
     assert followed(TangentChoice(), 6, (2.0, 1.0), repeated=[2]) == [True, False] + [True] * 4
 
 
+def test_increments_with_many_tangents_that_had_to_be_repeated_still_lead_where_they_take_less_time():
+    assert followed(TangentChoice(), 6, (1.0, 3.0), repeated=[1]) == [True, True, False] + [True] * 3
+
+
 def test_model_is_anchored_anew_after_sweeps_that_did_not_ask_the_surrogate():
     levels = exact(LAW, erring(LAW)).two_level
     state = levels.initial_state(5)
@@ -223,6 +227,49 @@ def test_model_is_anchored_anew_after_sweeps_that_did_not_ask_the_surrogate():
     assert np.abs(learned.flux - exactly).max() < 0.1 * np.abs(plain.flux - exactly).max()
     again = levels.model(g, silent.state, 1.0, learned=True)
     np.testing.assert_allclose(again.flux, silent.flux, atol=1e-14)
+
+
+@pytest.mark.parametrize("first", [1e200, np.nan, 1.0])
+def test_errors_that_are_no_numbers_are_not_small(first):
+    """A surrogate answers ``first`` at the start of an increment, and then so much that its norm overflows."""
+
+    def answer(g):
+        return np.where(g[:, :1] < 1.11, first, 1e200 * g), np.zeros((len(g), 3, 3))
+
+    levels = exact(LAW, Hostile(LAW.spec, answer)).two_level
+    state, g = levels.initial_state(4), np.tile(LAW.spec.reference, (4, 1))
+    state = levels.sweep(g + 0.1, state, 1.0, tolerance=1e-12).state
+    hint = None
+    for step in (0.12, 0.13, 0.14):
+        hint = levels.sweep(g + step, state, 1.0, hint, tolerance=1e-12).state
+        plain, learned = (levels.model(g + step + 0.01, state, 1.0, hint, learned=which) for which in (False, True))
+        np.testing.assert_array_equal(learned.flux, plain.flux)
+
+
+def test_a_surrogate_that_failed_in_the_reference_state_is_unheard_there():
+    values = iter([1, 1, 0])
+
+    def answer(g):
+        if next(values):
+            raise ArithmeticError("not there yet")
+        return np.full((len(g), 3), 7.0), np.zeros((len(g), 3, 3))
+
+    levels, g = exact(LAW, Hostile(LAW.spec, answer)).two_level, np.tile(LAW.spec.reference, (4, 1))
+    model = levels.model(g, levels.initial_state(4), 1.0, learned=True)
+    np.testing.assert_allclose(model.flux, 0.0, atol=1e-14)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("share", [0.98, 1.02])
+def test_residuals_close_to_the_tolerance_are_no_reason_to_refuse_models(share):
+    rtol, (classical, ours) = 1e-6, (bent(StretchFrame(c), steps=1)[0].problem for c in (LAW, exact(LAW, erring(LAW))))
+    ours.snes.setTolerances(rtol=rtol)
+    solution, reactions = classical.solution.copy(), classical._force_scale.scale
+    change = 1e-9 * np.sin(np.arange(len(solution))) * (solution != 0.0)
+    least, _ = classical.residual_bounds((solution + change)[: classical.owned])
+    ours.solution[:] = solution + share * rtol * reactions / least * change
+    assert ours.solve().reason.startswith("CONVERGED_EXACT_SWEEPS")
+    assert "macro/models refused" not in ours.ledger.counts
 
 
 @pytest.mark.mpi

@@ -142,6 +142,31 @@ def test_interpolant_refuses_what_it_cannot_pass_through(x, y):
         Interpolant.through(x, y, reference=np.zeros(3))
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_interpolant_refuses_samples_that_contradict_each_other(adapted):
+    x = np.random.default_rng(0).uniform(-1, 1, (60, 2))
+    x[-1] = x[0]
+    with pytest.raises(ModelError, match="drop repeated ones"):
+        Interpolant.through(x, np.cumsum(np.ones((60, 1)), axis=0), reference=np.zeros(2), adapted=adapted)
+
+
+@pytest.mark.filterwarnings("ignore:Ill-conditioned matrix")
+def test_distances_are_not_adapted_to_samples_that_leave_the_polynomial_undetermined():
+    """A feature that is zero but for some samples, of which the few that would tell the axes have too few."""
+    x = np.random.default_rng(0).uniform(-1, 1, (1500, 3))
+    x[:-15, 2] = 0.0
+    y = np.tanh(4 * x[:, :1] + 2 * x[:, 1:2])
+    plain, adapted = (Interpolant.through(x, y, reference=np.zeros(3), adapted=which) for which in (False, True))
+    np.testing.assert_array_equal(adapted.axes, plain.axes)
+
+
+def test_fields_that_vanish_are_predicted_to_vanish():
+    x = np.random.default_rng(0).uniform(-1, 1, (60, 2))
+    predictor = FieldPredictor.fit(x, np.zeros((60, 7)), reference=np.zeros(2))
+    assert predictor.error == 0.0
+    np.testing.assert_array_equal(predictor.predict(x).values, np.zeros((60, 7)))
+
+
 def test_kernel_surrogate_conforms_and_is_close(samples):
     surrogate = KernelSurrogate(samples)
     assert_conforms(surrogate, gradients=far_stretches(8), tolerance=1e-4, tangent_tolerance=2e-2)

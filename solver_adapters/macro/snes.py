@@ -66,10 +66,15 @@ class ForceScale:
     including the reactions, or that of the last solution where it is larger (a body that is unloaded has no reactions
     left). PETSc's own test divides by the residual of the initial guess, which a good guess makes so small that
     round-off never gets below. ``-snes_rtol``, ``-snes_atol`` and ``-snes_stol`` are read from SNES as usual.
+
+    Attributes:
+        scale: of the forces.
+        share: of the tolerance that an iteration has to meet.
     """
 
     def __init__(self) -> None:
         self.scale = self._least = 0.0
+        self.share = 1.0
 
     def keep(self) -> None:
         """Keep the scale of a solution as the least scale of the next solve."""
@@ -86,9 +91,9 @@ class ForceScale:
         reason = PETSc.SNES.ConvergedReason
         if residual != residual:
             return DIVERGED_NAN
-        if residual <= atol:
+        if residual <= self.share * atol:
             return int(reason.CONVERGED_FNORM_ABS)
-        if residual <= rtol * self.scale:
+        if residual <= self.share * rtol * self.scale:
             return int(reason.CONVERGED_FNORM_RELATIVE)
         if iteration > 0 and step < stol * x:
             return int(reason.CONVERGED_SNORM_RELATIVE)
