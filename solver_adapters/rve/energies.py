@@ -9,8 +9,8 @@ material of your own is a function of two lines:
 
 Materials with history are in :mod:`solver_adapters.rve.histories`.
 
-Numbers that are fem.Constants, as in the linear laws below, spare the next RVE with other numbers the compilation of its
-forms. They stay what they are while an RVE lives: what changes in a run is a parameter of the gradient, as in
+Numbers that are fem.Constants, as in the linear laws below, spare the next RVE with other numbers the compilation of
+its forms. They stay what they are while an RVE lives: what changes in a run is a parameter of the gradient, as in
 :class:`solver_adapters.rve.kinematics.ScalarField`, or a history.
 
 In 2D the elastic laws below are plane strain: F is the in-plane 2×2 block and the out-of-plane stretch is one.
