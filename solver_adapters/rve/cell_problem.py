@@ -265,7 +265,7 @@ class CellProblem:
     def _place(self, gradient: Array, fluctuation: Array, history: Array) -> None:
         for numbers, values in zip(self._numbers, (gradient, fluctuation), strict=True):
             numbers[:] = values
-        if len(history):
+        if len(self.history):
             self.history.start_from(history)
 
     def _pack(self, gradient: Array, fluctuation: Array, history: Array = NO_HISTORY, form: Any = None) -> Any:
