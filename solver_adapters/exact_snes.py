@@ -121,14 +121,17 @@ class ExactSNES:
         """Within this context, starts are compared by sweeps; what else is evaluated is the plain models'."""
         self.starts.begin()
         with self._fully_afterwards():
-            for flux in self.fluxes:
-                flux.level = Level(learned=False)
+            self.ask_for(Level(learned=False))
             yield self.starts.evaluate
+
+    def ask_for(self, level: Level) -> None:
+        """Have closures asked at that level from now on."""
+        for flux in self.fluxes:
+            flux.level = level
 
     def _residual(self, x: PETSc.Vec, r: PETSc.Vec, level: Level) -> None:
         """Set r to F(x) − b."""
-        for flux in self.fluxes:
-            flux.level = level
+        self.ask_for(level)
         together(self.snes.getComm().tompi4py(), lambda: self.snes.computeFunction(x, r))
         if known := self.snes.getRhs():  # of its last solve, which PETSc subtracts
             r.axpy(1.0, known)
@@ -141,8 +144,7 @@ class ExactSNES:
         try:
             yield
         finally:
-            for flux in self.fluxes:
-                flux.level = EVALUATE
+            self.ask_for(EVALUATE)
 
 
 def exact_time_steps(ts: PETSc.TS, fluxes: Sequence[FaceFlux], *, ledger: Ledger | None = None) -> ExactSNES:
@@ -208,7 +210,7 @@ class _Problem:
     """
 
     def __init__(self, exact: ExactSNES, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
-        self._snes, self._fluxes, self._ledger, self._residual = exact.snes, exact.fluxes, exact.ledger, exact.starts
+        self._exact, self._snes, self._ledger, self._residual = exact, exact.snes, exact.ledger, exact.starts
         self._b, self._x, self._r = b, x, x.duplicate()
         self._comm = exact.snes.getComm().tompi4py()
         self._start: Array = np.empty(0)
@@ -228,7 +230,7 @@ class _Problem:
 
     def iterate(self, level: Level) -> Solved | None:
         """Newton's method with models, to a part of the tolerance."""
-        self._ask_for(level)
+        self._exact.ask_for(level)
         self._snes.setTolerances(rtol=0.0, atol=INNER * self._target, stol=0.0)
         solved = newton(self._snes, self._b, self._x)
         self.count("macro/iterations", self._snes.getIterationNumber())
@@ -252,10 +254,6 @@ class _Problem:
         """On rank 0 only."""
         if self._comm.rank == 0:
             self._ledger.count(name, n)
-
-    def _ask_for(self, level: Level) -> None:
-        for flux in self._fluxes:
-            flux.level = level
 
 
 @contextmanager
