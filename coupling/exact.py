@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coupling.agreement import collective_over, together
-from coupling.anchors import UNHEARD, Anchors, secant
+from coupling.anchors import UNHEARD, Anchors, product, secant
 from coupling.contract import Array, Closure, ClosureSpec, Response, check_response, usable
 from coupling.gate import Gate
 from coupling.ledger import Ledger
@@ -20,6 +20,7 @@ from coupling.tangent_choice import TangentChoice
 from coupling.two_level import LearningSurrogate
 
 _FADING = 0.1
+_TURNED = 0.1  # of what the last tangent leaves of a change is left by that of the reference state
 _TINY = 1e-300
 _silent = np.errstate(over="ignore", invalid="ignore")  # points that failed, surrogates that overflow: all are checked
 
@@ -159,9 +160,10 @@ class ExactLevels:
         noise = error_now + last.noise
         relative = noise / np.maximum(np.linalg.norm(last.tangent, axis=(1, 2)), _TINY)
         told = np.asarray(np.isfinite(answer.tangent).all(axis=(1, 2)))
-        unexplained = answer.flux - last.plain(step)
-        plain = learned = np.linalg.norm(unexplained, axis=1)
-        tangent = last.tangent + secant(step, unexplained, relative, symmetric=self.spec.symmetric)
+        plain = learned = np.linalg.norm(answer.flux - last.plain(step), axis=1)
+        tangent, turned = self._carried(step, answer.flux - last.flux, last.tangent)
+        unexplained = answer.flux - last.flux - product(tangent, step)
+        tangent = tangent + secant(step, unexplained, relative, symmetric=self.spec.symmetric)
         tangent = np.where(told[:, None, None], answer.tangent, tangent)
         mismatch, slope = last.mismatch, last.slope
         errors = (plain + _FADING * last.errors[:, 1])[:, None] * [2.0, 1.0]
@@ -175,7 +177,7 @@ class ExactLevels:
             mismatch = answer.flux - surrogate.flux
             left = np.where(last.heard[:, None], mismatch - last.correction(step), 0.0)
             slope = last.slope + secant(step, left, relative, symmetric=self.spec.symmetric)
-            slope = np.where(told[:, None, None], answer.tangent - surrogate.tangent, slope)
+            slope = np.where((told | turned)[:, None, None], tangent - surrogate.tangent, slope)
             learned = np.where(use, np.linalg.norm(left, axis=1), plain)
             errors[use, 0] = (learned + _FADING * last.errors[:, 0])[use]
             modelled = use & _better(errors)
@@ -184,6 +186,7 @@ class ExactLevels:
         change = np.maximum(np.linalg.norm(answer.flux - last.flux, axis=1), _TINY)
         doubts = [np.maximum(error - 2.0 * noise, 0.0) / change for error in (plain, learned)]
         now = np.where(modelled, doubts[1], doubts[0])
+        now = np.where(turned, np.linalg.norm(unexplained, axis=1) / change, now)
         doubt = np.column_stack(
             [now if hint is None else last.doubt[:, 0], np.where(told, 0.0, np.maximum(now, _TINY))]
         )
@@ -193,6 +196,19 @@ class ExactLevels:
         if answer.state is not None:
             rows = np.hstack([answer.state, rows])
         return rows, doubts[0][good].max(initial=0.0), np.minimum(*doubts)[good].max(initial=0.0)
+
+    def _carried(self, step: Array, change: Array, tangent: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """Tangents (n, m, k) for secants to correct: the last ones, and where a path has turned (n,) that at rest.
+
+        With history, what flowed until then responds as in the reference state, whose tangent explains the change
+        (n, m) of the flux ten times better.
+        """
+        if not self.spec.history or self._reference is None:
+            return tangent, np.zeros(len(step), dtype=bool)
+        at_rest = Anchors.unpack(self._reference, self.spec.k, self.spec.m).tangent
+        left, left_at_rest = (np.linalg.norm(change - product(known, step), axis=1) for known in (tangent, at_rest))
+        turned = np.asarray(left_at_rest < _TURNED * left)
+        return np.where(turned[:, None, None], at_rest, tangent), turned
 
     def _ask(self, gradient: Array, state: Array | None, dt: float, hint: Array | None) -> Response | None:
         """The surrogate's response, None where it has none.

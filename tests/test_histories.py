@@ -301,26 +301,31 @@ def test_laws_of_small_strain_in_finite_kinematics_are_told():
             PeriodicRVE(centred_fibre(size=0.4), {1: law, 2: NeoHookean(1.0, 2.0)})
 
 
+def renewed(factors, gradient, fluctuation):
+    factors.problem.linearise(gradient, fluctuation)
+    return factors.renewed(gradient)
+
+
 def test_factors_are_renewed_in_the_place_of_idle_ones():
     """The first one stays, and one that cannot be made leaves the others as they are."""
     phases = {1: NeoHookean(1.0, 2.0), 2: NeoHookean(20.0, 40.0)}
     problem, rest = PeriodicRVE(centred_fibre(size=0.4), phases).problem, np.array([1.0, 1.0, 0.0])
-    far, none, w = rest + 0.1 * np.eye(3), problem.history.virgin, np.zeros(problem.n)
+    far, w = rest + 0.1 * np.eye(3), np.zeros(problem.n)
     factors = SharedFactors(problem, rest, Ledger())
-    assert [factors.renewed(g, w, none) for g in far[:2]] == [1, 2]
+    assert [renewed(factors, g, w) for g in far[:2]] == [1, 2]
     for _ in range(4):
         assert factors.assigned(far[1:2]).tolist() == [2]
-    assert factors.renewed(far[2], w, none) == 1
+    assert renewed(factors, far[2], w) == 1
     assert factors.nearest(np.vstack([rest, far])).tolist() == [0, 0, 2, 1]
     for _ in range(4):
         factors.assigned(far[1:2])
     folded = np.random.default_rng(0).normal(size=problem.n)
     with pytest.raises(ArithmeticError):
-        factors.renewed(far[0], folded, none)
+        renewed(factors, far[0], folded)
     assert factors.nearest(np.vstack([far[1:], far[:1]])).tolist() == [2, 0, 0]
     right = np.random.default_rng(0).normal(size=(3, problem.n))
     solved = factors.solve(np.array([0, 1, 2]), right)
-    problem.linearise(far[1], w, none)
+    problem.linearise(far[1], w)
     np.testing.assert_allclose(problem.K.to_scipy() @ solved[2], right[2], atol=1e-10)
     assert np.isfinite(solved).all()
 
@@ -333,5 +338,5 @@ def test_the_oldest_factor_gives_way_where_memory_ends(monkeypatch):
     monkeypatch.setattr(shared_factors, "_MEMORY", 4 * size)
     factors = SharedFactors(problem, rest, Ledger())
     states = rest + 0.01 * np.arange(1, 8)[:, None] * [1.0, -0.5, 0.2]
-    assert [factors.renewed(g, np.zeros(problem.n), problem.history.virgin) for g in states] == [1, 2, 3, 1, 2, 3, 1]
+    assert [renewed(factors, g, np.zeros(problem.n)) for g in states] == [1, 2, 3, 1, 2, 3, 1]
     assert len(factors) == 4

@@ -38,6 +38,7 @@ class SymmetricFactor:
         self.K.assemble()
         self.K.setOption(PETSc.Mat.Option.SPD, True)
         self._right, self._solution, self._product = (_dense(n, columns) for _ in range(3))
+        self._b, self._x = self.K.createVecs()
         self._cholesky = self._preconditioner("cholesky", "cholmod")
         self._lu: Any = None
         self._factor: Any = None
@@ -87,6 +88,10 @@ class SymmetricFactor:
 
     def solve_rows(self, right: Columns) -> Columns:
         """Solutions (c, n) of M x = b for any number of right-hand sides, one in each row of ``right`` (c, n)."""
+        if len(right) == 1:
+            self._b.array_w[:] = right[0]
+            self._factor.solve(self._b, self._x)
+            return np.array(self._x.array_r)[None]
         solution = np.empty(right.shape)
         B, X = (_wrapped(rows) for rows in (np.ascontiguousarray(right), solution))
         self._factor.matSolve(B, X)

@@ -3,7 +3,8 @@
     w ← w − M⁻¹ r(g, w; h₀),   T ≈ T(g, w; h₀) + Sᵀ r / |Y|
 
 Stiffnesses jump where materials begin to yield or to unload, so that the distance of two gradients says little of
-them: how fast a factor contracts is seen from the second iteration on. Sensitivities jump, too, and the history follows
+them: how fast a factor contracts is seen from the second iteration on. A new factor makes a full Newton iteration,
+which tells tangent and sensitivity for a few more back-substitutions. Sensitivities jump, too, and the history follows
 from w itself: the iteration goes on until w is as exact as the flux has to be.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from coupling.contract import Array
 from coupling.ledger import Ledger
-from solver_adapters.rve.cell_problem import CellProblem
+from solver_adapters.rve.cell_problem import CellProblem, Linearisation
 from solver_adapters.rve.modified_newton import LARGEST_DEFECT, Corrected, Start
 from solver_adapters.rve.shared_factors import SharedFactors
 
@@ -31,7 +32,7 @@ def renewing_newton(
     tolerance: float,
     scale: float,
     ledger: Ledger,
-) -> Corrected:
+) -> tuple[Corrected, Array]:
     """Iterate until d = √(r·M⁻¹r/(|Y| scale)), the error of w in units of strain, is below ``tolerance``.
 
     A point that diverges goes back to where it was before its factor is renewed.
@@ -39,23 +40,32 @@ def renewing_newton(
     Args:
         problem: the RVE problem.
         factors: its factors.
-        start: gradients and starting values.
+        start: gradients and starting values; sensitivities are overwritten where tangents are told.
         history: (n, h), h₀.
         tolerance: error of the flux relative to ``scale``.
         scale: norm of the tangent in the reference state.
-        ledger: counts ``rve/corrections``, one for each iteration of each point.
+        ledger: counts ``rve/corrections``, one for each iteration of each point, and ``rve/tangents``.
+
+    Returns:
+        Where the iterations ended, and condensed tangents (n, m, k): NaN at points that have got no new factor, and
+        under a border.
     """
-    g, w, residual = start.gradient, start.starts.fluctuation.copy(), start.starts.residual
-    n, m = len(g), problem.spec.m
-    flux, error, which = np.full((n, m), np.nan), np.full(n, np.inf), factors.assigned(g)
+    g, w, residual, S = start.gradient, start.starts.fluctuation.copy(), start.starts.residual, start.sensitivity
+    n, m, k = len(g), problem.spec.m, problem.spec.k
+    flux, tangent = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
+    error, which = np.full(n, np.inf), factors.assigned(g)
     active, before, last, defect = np.arange(n), w.copy(), np.full(n, np.nan), np.full(n, LARGEST_DEFECT)
+
+    def size_of(residual: Array, correction: Array) -> Array:
+        return np.sqrt(np.abs((residual * correction).sum(axis=-1)) / (problem.volume * scale))  # type: ignore[no-any-return]
+
     for iteration in range(_MOST_ITERATIONS):
         for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):
             problem.residual(g[i], w[i], residual[i], history[i])
         ledger.count("rve/corrections", active.size)
         active = active[np.isfinite(residual[active]).all(axis=1)]
         correction = factors.solve(which[active], residual[active])
-        size = np.sqrt(np.abs((residual[active] * correction).sum(axis=1)) / (problem.volume * scale))
+        size = size_of(residual[active], correction)
         if iteration == 0:
             defect[active] = start.defect(active, size)
         rate = size / last[active]
@@ -63,20 +73,31 @@ def renewing_newton(
         done, slow = error[active] <= tolerance, rate > _SLOW
         for i in active[done]:
             problem.flux(g[i], w[i], flux[i], history[i])
-            flux[i] += (residual[i] @ start.sensitivity[i])[-m:] / problem.volume
-        last[active] = np.where(slow, np.nan, size)
+            flux[i] += (residual[i] @ S[i])[-m:] / problem.volume
         for j in np.flatnonzero(slow & ~done):
             i = active[j]
             w[i] = before[i] if rate[j] > 1.0 else w[i]
             try:
-                which[i] = factors.renewed(g[i], w[i], history[i])
+                which[i], system, X = _newton_step(problem, factors, g[i], w[i], history[i])
             except ArithmeticError:
                 done[j] = True
                 continue
-            correction[j] = 0.0 if rate[j] > 1.0 else factors.solve(which[[i]], residual[[i]])[0]
-        before[active] = w[active]
+            correction[j], size[j] = X[:, 0], size_of(system.right[:, 0], X[:, 0])
+            if problem.border is None:
+                S[i], tangent[i] = -X[:, 1:], system.condensed(system.right.T @ X / problem.volume)[1]
+                ledger.count("rve/tangents")
+        last[active], before[active] = size, w[active]
         w[active] -= correction
         active = active[~done]
         if not active.size:
             break
-    return Corrected(w, flux, error * scale, which, defect)
+    return Corrected(w, flux, error * scale, which, defect), tangent
+
+
+def _newton_step(
+    problem: CellProblem, factors: SharedFactors, gradient: Array, fluctuation: Array, history: Array
+) -> tuple[int, Linearisation, Array]:
+    """Index of a new factor, the linearised problem with residual r and coupling L, and K⁻¹[r, L] (N, 1 + k)."""
+    system = problem.linearise(gradient, fluctuation, history)
+    which, columns = factors.renewed(gradient), system.right[:, : 1 + problem.spec.k]
+    return which, system, factors.solve(np.full(columns.shape[1], which), np.ascontiguousarray(columns.T)).T

@@ -86,8 +86,8 @@ class SharedFactors:
         self._idle = [0 if j in which else idle + 1 for j, idle in enumerate(self._idle)]
         return which
 
-    def renewed(self, gradient: Array, fluctuation: Array, history: Array) -> int:
-        """Index of a new factor at g (k,), w (N,) and h₀ (h,), in the place of one that has been idle if there is such.
+    def renewed(self, gradient: Array) -> int:
+        """Index of a new factor, of the stiffness just assembled at g (k,), in the place of an idle one if there is such.
 
         Where there may be no more of them and all are in use, it takes the place of the oldest one. The one of the
         reference state stays.
@@ -98,7 +98,7 @@ class SharedFactors:
         idlest = max(self._by_age[1:], key=self._idle.__getitem__, default=0)
         replaced = idlest > 0 and (len(self) == self._most or self._idle[idlest] >= _LONG_IDLE)
         index = idlest if replaced else len(self)
-        self._put(index, gradient, fluctuation, history)
+        self._put(index, gradient)
         return index
 
     def nearest(self, gradient: Array) -> NDArray[np.intp]:
@@ -129,11 +129,11 @@ class SharedFactors:
         return distance.argmin(axis=1), distance.min(axis=1)
 
     def _add(self, gradient: Array, fluctuation: Array, history: Array = NO_HISTORY) -> None:
-        self._put(len(self), gradient, fluctuation, history)
-
-    def _put(self, j: int, gradient: Array, fluctuation: Array, history: Array) -> None:
-        """Make factor j, or the next one, that of g (k,), w (N,) and h₀ (h,); one that fails becomes the first one."""
         self.problem.linearise(gradient, fluctuation, history)
+        self._put(len(self), gradient)
+
+    def _put(self, j: int, gradient: Array) -> None:
+        """Make factor j, or the next one, that of the stiffness just assembled at g (k,); one that fails becomes the first one."""
         if j == len(self):
             factor = SymmetricFactor(self.problem.K, 1)
             self._factorise(factor)

@@ -86,22 +86,23 @@ class Sweep:
             "scale": self.scale,
             "ledger": self.ledger,
         }
+        tangents = np.full((len(gradient), self.problem.spec.m, self.problem.spec.k), np.nan)
         if len(self.problem.history):
-            found = renewing_newton(self.problem, self.factors, start, memory.history, **options)
+            found, tangents = renewing_newton(self.problem, self.factors, start, memory.history, **options)
         else:
             found = modified_newton(self.problem, self.factors, start, **options)
+        responded = np.isfinite(tangents[:, 0, 0])
         good = ~found.failed
         told = good & starts.guessed
         if told.any():
             rows = slice(None) if told.all() else told
             memory.sensitivity[rows] = S[rows]
-        far = good & ~tangent & ~starts.guessed & (length > _FAR * np.linalg.norm(gradient, axis=1))
+        far = good & ~tangent & ~responded & ~starts.guessed & (length > _FAR * np.linalg.norm(gradient, axis=1))
         far &= found.defect < LARGEST_DEFECT  # elsewhere a secant would say what the last w lacked
         secant = (found.fluctuation - w)[far] / length[far, None] ** 2
         memory.sensitivity[far] += secant[:, :, None] * step[far, None, :]
         memory.fluctuation[good], memory.gradient[good] = found.fluctuation[good], gradient[good]
-        tangents = np.full((len(gradient), self.problem.spec.m, self.problem.spec.k), np.nan)
-        for i in np.flatnonzero(good & tangent):
+        for i in np.flatnonzero(good & tangent & ~responded):
             solved = self._respond(gradient[i], found.fluctuation[i], memory.history[i], found.which[i])
             if solved is not None:
                 tangents[i], memory.sensitivity[i] = solved
@@ -168,7 +169,7 @@ class Sweep:
         answer = self._refined(system.right, which)
         if answer is None and len(self.problem.history):
             try:
-                answer = self._refined(system.right, self.factors.renewed(gradient, fluctuation, history))
+                answer = self._refined(system.right, self.factors.renewed(gradient))
             except ArithmeticError:
                 return None
         if answer is None:
