@@ -57,7 +57,7 @@ def renewing_newton(
     active, before, last, defect = np.arange(n), w.copy(), np.full(n, np.nan), np.full(n, LARGEST_DEFECT)
 
     def size_of(residual: Array, correction: Array) -> Array:
-        return np.sqrt(np.abs((residual * correction).sum(axis=-1)) / (problem.volume * scale))  # type: ignore[no-any-return]
+        return np.asarray(np.sqrt(np.abs((residual * correction).sum(axis=-1)) / (problem.volume * scale)))
 
     for iteration in range(_MOST_ITERATIONS):
         for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):
@@ -84,7 +84,8 @@ def renewing_newton(
                 continue
             correction[j], size[j] = X[:, 0], size_of(system.right[:, 0], X[:, 0])
             if problem.border is None:
-                S[i], tangent[i] = -X[:, 1:], system.condensed(system.right.T @ X / problem.volume)[1]
+                S[i], G = -X[:, 1:], np.asarray(system.right.T @ X / problem.volume)
+                tangent[i] = system.condensed(G)[1]
                 ledger.count("rve/tangents")
         last[active], before[active] = size, w[active]
         w[active] -= correction

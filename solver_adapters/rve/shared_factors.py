@@ -87,10 +87,10 @@ class SharedFactors:
         return which
 
     def renewed(self, gradient: Array) -> int:
-        """Index of a new factor, of the stiffness just assembled at g (k,), in the place of an idle one if there is such.
+        """Index of a new factor, of the stiffness that was just assembled at g (k,).
 
-        Where there may be no more of them and all are in use, it takes the place of the oldest one. The one of the
-        reference state stays.
+        It takes the place of one that has been idle if there is such. Where there may be no more of them and all are
+        in use, it takes that of the oldest one. The one of the reference state stays.
 
         Raises:
             ArithmeticError: the stiffness there cannot be factorised.
@@ -133,7 +133,7 @@ class SharedFactors:
         self._put(len(self), gradient)
 
     def _put(self, j: int, gradient: Array) -> None:
-        """Make factor j, or the next one, that of the stiffness just assembled at g (k,); one that fails becomes the first one."""
+        """Make factor j, or the next one, that of the stiffness at g (k,); one that fails becomes the first one."""
         if j == len(self):
             factor = SymmetricFactor(self.problem.K, 1)
             self._factorise(factor)

@@ -86,7 +86,7 @@ class Sweep:
             "scale": self.scale,
             "ledger": self.ledger,
         }
-        tangents = np.full((len(gradient), self.problem.spec.m, self.problem.spec.k), np.nan)
+        tangents: Array = np.full((len(gradient), self.problem.spec.m, self.problem.spec.k), np.nan)
         if len(self.problem.history):
             found, tangents = renewing_newton(self.problem, self.factors, start, memory.history, **options)
         else:

@@ -1,12 +1,16 @@
 """The same answer with less work: starts of solves and the exact mode, all to the same final tolerance.
 
-    ./run bench warmstart [--part exact|cells|predictors] [--rve fibre|void] [--quick] [--repeats N] [--json PATH]
+    ./run bench warmstart [--part exact|history|cells|predictors] [--rve fibre|void] [--quick] [--repeats N]
+                          [--json PATH]
 
 exact: Cook's membrane with an RVE, on one core. The classical run with all kinds of starts (the previous state,
 extrapolation, the last tangent, projection, POD, dynamic modes, PETSc's guesses of linear solves, networks for the
 macro solution and for the fields of the RVEs) and the exact mode, with and without learning and with surrogates that
 mean no good. Micro and macro Newton iterations, linear solves and time, each also as a ratio to the best without
 learning.
+
+history: a square with plastic RVEs, loaded and unloaded, classically and in the exact mode with surrogates that know
+nothing of plasticity or mean no good.
 
 cells: Newton iterations of RVEs that start cold, from zero and from predicted fields.
 
@@ -30,6 +34,7 @@ from demos.cook_runs import CASES, Case
 from tests.benchmarks.timing import show_goals, write_json
 from tests.benchmarks.warmstart_cells import compare_cold_starts
 from tests.benchmarks.warmstart_exact import classical, exact_variants, goals, learn, show_exact, unlearned_exact
+from tests.benchmarks.warmstart_history import compare_with_history
 from tests.benchmarks.warmstart_predictors import compare_predictors
 from tests.benchmarks.warmstart_runs import RTOL, Size, measure, show_costs
 from tests.benchmarks.warmstart_starts import earlier_runs, materials_with, start_variants
@@ -41,7 +46,9 @@ QUICK_SAMPLES, QUICK_SIZE = 120, 0.25
 STARTS = 2000
 """Cold starts of each RVE."""
 
-PARTS = ("exact", "cells", "predictors")
+PARTS = ("exact", "history", "cells", "predictors")
+HISTORY = {"8 points": (2, 16), "18 points": (3, 16), "338 points": (13, 16)}
+"""Cells of the square along a side, and load steps."""
 
 
 def case_of(name: str, *, quick: bool) -> tuple[Case, int]:
@@ -86,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in names:
             results["exact"][name] = compare_on_membrane(name, size, quick=args.quick)
             write_json(args.json, results)
+    if args.part in (None, "history"):
+        squares = {"8 points": (2, 4)} if args.quick else HISTORY
+        results["history"] = {n: compare_with_history(*square, size.repeats) for n, square in squares.items()}
+        write_json(args.json, results)
     if args.part in (None, "cells"):
         starts = 100 if args.quick else STARTS
         results["cells"] = {n: compare_cold_starts(n, *case_of(n, quick=args.quick), starts) for n in names}
