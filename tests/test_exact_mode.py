@@ -120,19 +120,21 @@ def test_model_is_exact_where_it_is_anchored_and_sweeps_give_the_fine_scales_flu
         assert model.state is swept.state
 
 
+class Secretive:
+    """A fine scale that never tells its tangent."""
+
+    def __init__(self, law):
+        self.law, self.spec = law, law.spec
+        self.initial_state, self.evaluate = law.initial_state, law.evaluate
+
+    def sweep(self, gradient, state, dt, hint=None, *, tolerance, tangent):
+        answer = self.law.evaluate(gradient, state, dt)
+        return replace(answer, tangent=np.full_like(answer.tangent, np.nan), uncertainty=np.zeros(len(gradient)))
+
+
 def test_model_without_tangents_learns_them_by_secants():
-    """A fine scale that never tells its tangent: the model's error falls from sweep to sweep at fixed steps."""
-
-    class Secretive:
-        spec = LAW.spec
-        initial_state = LAW.initial_state
-        evaluate = LAW.evaluate
-
-        def sweep(self, gradient, state, dt, hint=None, *, tolerance, tangent):
-            answer = LAW.evaluate(gradient, state, dt)
-            return replace(answer, tangent=np.full_like(answer.tangent, np.nan), uncertainty=np.zeros(len(gradient)))
-
-    closure = exact(Secretive(), HOSTILE["constant"](LAW.spec))
+    """Its error falls from sweep to sweep at fixed steps."""
+    closure = exact(Secretive(LAW), HOSTILE["constant"](LAW.spec))
     levels, state, g = closure.two_level, closure.initial_state(4), np.tile(LAW.spec.reference, (4, 1))
     hint, errors = None, []
     g = g + 0.2
@@ -142,6 +144,28 @@ def test_model_without_tangents_learns_them_by_secants():
         predicted = levels.model(g, state, 1.0, hint, learned=False).flux
         errors.append(np.abs(predicted - LAW.evaluate(g, None, 1.0).flux).max())
     assert max(errors[-3:]) < 0.02 * max(errors[:3])
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_where_a_path_turns_models_respond_as_at_rest(learned):
+    """One sweep on the way back tells the elastic tangent to both models, whatever directions the path went in."""
+    elastic = LinearElastic(MU, LMBDA)
+    closure = exact(Secretive(PLASTIC), erring(elastic, 0.3))
+    levels, state, n = closure.two_level, closure.initial_state(4), 4
+    loaded = 4e-3 * np.random.default_rng(0).uniform(0.5, 1.0, (n, 3)) * [1.0, -1.0, 1.0]
+    for part in (0.5, 1.0):
+        hint = None
+        for g in (0.9 * part * loaded, part * loaded):
+            hint = levels.sweep(g, state, 1.0, hint, tolerance=1e-12).state
+        state = hint
+    assert (PLASTIC.evaluate(loaded, PLASTIC.initial_state(n), 1.0).state[:, -1] > 1e-4).all()
+    flowing = levels.model(loaded, state, 1.0, learned=learned).tangent
+    back = levels.sweep(0.95 * loaded, state, 1.0, tolerance=1e-12).state
+    turned = levels.model(0.95 * loaded, state, 1.0, back, learned=learned).tangent
+    stiffness = elastic.evaluate(loaded, None, 1.0).tangent
+    size = np.linalg.norm(stiffness[0])
+    assert (np.linalg.norm(flowing - stiffness, axis=(1, 2)) > 0.1 * size).all()
+    np.testing.assert_allclose(turned, stiffness, atol=1e-6 * size)
 
 
 @pytest.mark.mpi

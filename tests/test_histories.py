@@ -244,6 +244,21 @@ def histories(rve, response):
     return np.array([rve.equilibrium(row).history for row in response.state])
 
 
+def test_points_with_new_factors_tell_their_tangents():
+    """Where all flow, the factor of the reference state is too stiff; nobody has asked for tangents."""
+    rve, g = composite(), 2.0 * directions(4, 3, seed=3)
+    state = rve.initial_state(4)
+    before = rve.ledger.counts.get("rve/factorisations", 0)
+    answer, exact = swept(rve)(g, state, 1.0), rve.evaluate(g, state, 1.0)
+    assert rve.ledger.counts["rve/factorisations"] > before
+    assert np.isfinite(answer.tangent).all()
+    size = np.linalg.norm(rve.reference.tangent)
+    assert (np.linalg.norm(exact.tangent - rve.reference.tangent, axis=(1, 2)) > 0.1 * size).all()
+    assert (np.linalg.norm(answer.tangent - exact.tangent, axis=(1, 2)) < 0.02 * size).all()
+    ours, theirs = (np.array([rve.equilibrium(row).sensitivity for row in r.state]) for r in (answer, exact))
+    assert np.linalg.norm(ours - theirs) < 0.1 * np.linalg.norm(theirs)
+
+
 @pytest.mark.parametrize("tangent", [False, True])
 @pytest.mark.parametrize("name", ["plastic", "uniform", "viscous"])
 def test_sweep_is_evaluate(name, tangent):
