@@ -21,7 +21,7 @@ from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses
 from solver_adapters.rve.histories import Material
 from solver_adapters.rve.kinematics import Kinematics, Stretch
-from solver_adapters.rve.memory import Memory
+from solver_adapters.rve.memory import LARGEST_DEFECT, Memory
 from solver_adapters.rve.sweep import Sweep
 from solver_adapters.rve.turning_points import turn
 from solver_adapters.rve.unit_cells import UnitCell
@@ -147,7 +147,7 @@ class PeriodicRVE:
             raise ContractError(
                 f"energy=True, but with {what} the flux is not the derivative of an energy: leave it out"
             )
-        size = k + n * (1 + k) + h
+        size = Memory.size(k, n, h)
         self.spec: ClosureSpec = replace(self.problem.spec, flux_unit=flux_unit, state_size=size, history=h > 0)
         self._with_energy, self.predictor = energy, predictor
         border = self.problem.border
@@ -423,6 +423,7 @@ class PeriodicRVE:
         memory = self._memory(row[None])
         memory.gradient[:], memory.fluctuation[:] = known.gradient, known.fluctuation
         memory.sensitivity[:], memory.history[:] = known.sensitivity, known.history
+        memory.defect[:] = LARGEST_DEFECT
 
     def _history(self, row: Array) -> Array:
         return np.asarray(self._memory(row[None]).history[0])

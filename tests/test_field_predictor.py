@@ -486,7 +486,8 @@ def test_an_inadmissible_start_leaves_no_factor_behind():
     factors = SharedFactors(problem, rest, Ledger())
     factors.learn(far[None], np.zeros(1, dtype=np.intp), np.array([2.0]))
     folded = np.random.default_rng(0).normal(size=problem.n)
-    assert not problem.is_admissible(far, folded)
+    problem.residual(far, folded, residual := np.empty(problem.n), form=problem.guarded_residual)
+    assert not np.isfinite(residual).all()
     which = factors.cover(np.array([rest, far]), np.array([np.zeros(problem.n), folded]))
     assert which.tolist() == [0, 0] and len(factors) == 1
     assert factors.cover(far[None], np.zeros((1, problem.n))).tolist() == [1]

@@ -33,7 +33,7 @@ _MOST_SWEEPS = 12
 _FINAL = 0.25  # of the tolerance of the residual is that of the last fluxes
 _ENOUGH = math.sqrt(1.0 - _FINAL**2)
 _WORTH = 10.0  # a sweep that is less rough than this times the last ones may be the last
-_REDUCTION = 1e-4  # of the residual by a sweep, while there is no experience
+_REDUCTION = 3e-5  # of the residual by a sweep, while there is no experience
 _HOPELESS = 0.5
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import ufl
 from dolfinx import cpp, fem, la
+from numpy.typing import NDArray
 
 from coupling.contract import Array
 from coupling.errors import ContractError
@@ -98,6 +99,7 @@ class CellProblem:
         local = kinematics.local(self.g, self.w)
         self.volume = period.volume
         self._deformation = local[-1] if isinstance(kinematics, Stretch) else None
+        self._tags, self._dx = cell.tags, dx(tuple(sorted(present)))
         self.history = PointHistory(mesh)
         parts = {
             tag: self._potential(tag, law, local, dx(tag)) * dx(tag) for tag, law in materials.items() if tag in present
@@ -183,10 +185,13 @@ class CellProblem:
         flux /= self.volume
         return Linearisation(columns, flux[0], flux[1:].T)
 
-    def residual(self, gradient: Array, fluctuation: Array, out: Array, history: Array = NO_HISTORY) -> None:
-        """Overwrite ``out`` (n,) by r(g, w) alone, without the reactions of a border."""
+    def residual(
+        self, gradient: Array, fluctuation: Array, out: Array, history: Array = NO_HISTORY, form: Any = None
+    ) -> None:
+        """Overwrite ``out`` (n,) by r(g, w) alone, or another form of it, without the reactions of a border."""
+        form = form or self._residual_alone
         out[:] = 0.0
-        self._assemble(out, self._residual_alone, self._pack(gradient, fluctuation, history, self._residual_alone))
+        self._assemble(out, form, self._pack(gradient, fluctuation, history, form))
         out[self._gauge] = 0.0
         if self.border is not None:
             out[:] = self.border.feasible(out)
@@ -204,20 +209,27 @@ class CellProblem:
         self._place(gradient, fluctuation, history)
         return self.history.updated()
 
-    def is_admissible(self, gradient: Array, fluctuation: Array) -> bool:
-        """Whether all numbers are finite and, at finite strain, det F > 0 at all quadrature points."""
-        if not np.isfinite(fluctuation).all():
-            return False
-        if self._deformation is None:
-            return True
-        form, coefficients = self._folded, self._pack(gradient, fluctuation, self.history.virgin, self._folded)
-        return bool(cpp.fem.assemble_scalar(form._cpp_object, self._packed_constants(form), coefficients) == 0.0)
+    @cached_property
+    def guarded_residual(self) -> Any:
+        """Form of r that is not finite where, at finite strain, det F is not positive at any quadrature point."""
+        return fem.form(self._guarded_residual)
+
+    def guarded_residual_on(self, cells: NDArray[np.intp]) -> Any:
+        """The same form over some of the cells."""
+        tags = self._tags.values[np.searchsorted(self._tags.indices, cells)]
+        parts = [(tag, cells[tags == tag].astype(np.int32)) for tag in self._dx.subdomain_id()]
+        integrals = [integral.reconstruct(subdomain_data=parts) for integral in self._guarded_residual.integrals()]
+        return fem.form(ufl.Form(integrals))
 
     @cached_property
-    def _folded(self) -> Any:
-        """Volume where det F is not positive."""
-        dx = ufl.Measure("dx", self.w.function_space.mesh, metadata={"quadrature_degree": self.quadrature_degree})
-        return fem.form(ufl.conditional(ufl.gt(ufl.det(self._deformation), 0.0), 0.0, 1.0) * dx)
+    def _guarded_residual(self) -> ufl.Form:
+        """With 0/√det F, which is no number unless det F is positive."""
+        space = self.w.function_space
+        residual = ufl.derivative(self._average, self.w, v := ufl.TestFunction(space))
+        if self._deformation is None:
+            return residual
+        zero = fem.Constant(space.mesh, 0.0)
+        return residual + zero / ufl.sqrt(ufl.det(self._deformation)) * ufl.div(v) * self._dx
 
     @cached_property
     def _residual_alone(self) -> Any:

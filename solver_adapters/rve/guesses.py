@@ -20,8 +20,10 @@ from coupling.guess import DifferentiablePredictor, Predictor
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.memory import Memory
+from solver_adapters.rve.partial_residual import PartialResidual
 
 _FAR = 1e-3  # relative change of the gradient from which on a guess may beat the sensitivity
+_SHARE_OF_ERRORS = 0.1  # in what is of third order in the step where predicted sensitivities are right
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,19 @@ class FluctuationGuesses:
 
     def __init__(self, problem: CellProblem, predictor: Predictor, ledger: Ledger) -> None:
         self.problem, self.predictor, self.ledger = problem, predictor, ledger
+        self._residual = problem.guarded_residual
+        self._bound = PartialResidual(problem) if problem.border is None else None
 
     def starts(self, gradient: Array, memory: Memory) -> Starts:
         """Where to start at gradients (n, k), by the rule of :mod:`coupling.guess`."""
         starts = Starts.usual(gradient, memory)
         step = np.linalg.norm(gradient - memory.gradient, axis=1)
         far = np.flatnonzero(step > _FAR * np.linalg.norm(gradient, axis=1))
-        if not far.size or (changes := self._changes(memory.rows(far), gradient[far])) is None:
+        if not far.size:
+            return starts
+        history = memory.history[far]
+        changes = self._changes(self._known(gradient[far], history), self._known(memory.gradient[far], history))
+        if changes is None:
             return starts
         told = np.isfinite(changes).all(axis=1)
         self._choose(starts, gradient, memory.history, far[told], (memory.fluctuation[far] + changes)[told])
@@ -71,51 +79,61 @@ class FluctuationGuesses:
         """Sensitivities S (n, N, k) at starts w that are guesses, and estimates (n,) of their relative errors.
 
         S is the predictor's or, where that explains the step from the last equilibrium worse or there is none, the one
-        there corrected by the secant, S₀ + (w − w₀ − S₀ s) sᵀ/|s|². Their error is judged by what the mean of S₀ and S
-        leaves of w − w₀, which is of third order in the step where both are right: twice that, relative to w − w₀. That
-        says nothing of other directions, see :class:`solver_adapters.rve.sweep.Sweep`; ``ask=False`` leaves the
-        predictor's alone.
+        there corrected by the secant, S₀ + (w − w₀ − S₀ s) sᵀ/|s|². The latter errs by about |w − w₀ − S₀ s|, relative
+        to w − w₀. The predictor's is judged by what the mean of S₀ and S leaves of w − w₀, twice that, which is of third
+        order in the step where both are right: a tenth of it counts as error, which else is that of w relative to the
+        step (see :class:`solver_adapters.rve.modified_newton.Start`). All this says nothing of other directions, see
+        :class:`solver_adapters.rve.sweep.Sweep`; ``ask=False`` leaves the predictor's alone.
         """
         step, change = gradient - memory.gradient, start - memory.fluctuation
         carried = product(memory.sensitivity, step)
         left, size = change - carried, np.linalg.norm(change, axis=1)
         error = np.linalg.norm(left, axis=1) / size
-        S, told = memory.sensitivity, self._told(self._known(gradient, memory)) if ask else None
+        told = self._told(self._known(gradient, memory.history)) if ask else None
+        worse = np.ones(len(gradient), dtype=bool)
+        S = np.empty_like(memory.sensitivity) if told is None else told
         if told is not None:
             told_error = np.linalg.norm(2.0 * left - product(told, step) + carried, axis=1) / size
-            better = np.isfinite(told).all(axis=(1, 2)) & (told_error < error)
-            if better.all():
-                return told, told_error
-            S, error = np.where(better[:, None, None], told, S), np.where(better, told_error, error)
-            left[better] = 0.0
-        return S + left[:, :, None] * (step / (step**2).sum(axis=1)[:, None])[:, None, :], error
+            worse = ~(np.isfinite(told).all(axis=(1, 2)) & (told_error < error))
+            error = np.where(worse, error, _SHARE_OF_ERRORS * told_error)
+        along = step[worse] / (step[worse] ** 2).sum(axis=1)[:, None]
+        S[worse] = memory.sensitivity[worse] + left[worse][:, :, None] * along[:, None, :]
+        return S, error
 
     def _choose(self, starts: Starts, gradient: Array, history: Array, where: NDArray[np.intp], guess: Array) -> None:
         """Let guesses (c, N) at the points ``where`` (c,) take the place of the usual starts that they beat."""
         at_guess = np.empty_like(guess)
         for i, w, r in zip(where, guess, at_guess, strict=True):
-            self.problem.residual(gradient[i], starts.fluctuation[i], starts.residual[i], history[i])
-            self.problem.residual(gradient[i], w, r, history[i])
-        norms, usual = np.linalg.norm(at_guess, axis=1), np.linalg.norm(starts.residual[where], axis=1)
+            self.problem.residual(gradient[i], w, r, history[i], self._residual)
+        norms = np.linalg.norm(at_guess, axis=1)
         for j in np.flatnonzero(np.isfinite(norms)):
-            i, lower = where[j], not norms[j] >= usual[j]
-            starts.guessed[i] = self.problem.is_admissible(gradient[i], guess[j]) and (
-                lower or not self.problem.is_admissible(gradient[i], starts.fluctuation[i])
-            )
+            i = where[j]
+            usual = gradient[i], starts.fluctuation[i], history[i]
+            starts.guessed[i] = self._beats(norms[j], *usual, out=starts.residual[i])
         used = starts.guessed[where]
         starts.fluctuation[where[used]], starts.residual[where[used]] = guess[used], at_guess[used]
         self.ledger.count("rve/guesses used", int(used.sum()))
         self.ledger.count("rve/guesses refused", int((~used).sum()))
 
-    def _known(self, gradient: Array, memory: Memory) -> Array:
-        """What a predictor is told (n, k + f): gradients, and features of the history."""
-        return np.ascontiguousarray(np.hstack([gradient, self.problem.history.averages(memory.history)]))
+    def _beats(self, norm: float, gradient: Array, fluctuation: Array, history: Array, *, out: Array) -> bool:
+        """Whether a residual is lower than that of the usual start, which is found in full where a bound leaves doubt.
 
-    def _changes(self, memory: Memory, gradient: Array) -> Array | None:
+        It is left in ``out`` then, and is no number where that start is not admissible.
+        """
+        if self._bound is not None and not norm >= self._bound.norm(gradient, fluctuation, history):
+            return True
+        self.problem.residual(gradient, fluctuation, out, history, self._residual)
+        return not norm >= np.linalg.norm(out)
+
+    def _known(self, gradient: Array, history: Array) -> Array:
+        """What a predictor is told (n, k + f): gradients, and features of the history."""
+        return np.ascontiguousarray(np.hstack([gradient, self.problem.history.averages(history)]))
+
+    def _changes(self, now: Array, before: Array) -> Array | None:
         """Changes (n, N) of the predicted fields, NaN where none is predicted; None where the predictor fails."""
-        n = len(gradient)
+        n = len(now)
         try:
-            guesses = [self.predictor.predict(self._known(g, memory)) for g in (gradient, memory.gradient)]
+            guesses = [self.predictor.predict(known) for known in (now, before)]
             told = usable(guesses[0].status) & usable(guesses[1].status)
             if not told.any():
                 return None

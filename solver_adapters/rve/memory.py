@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,16 @@ from coupling.anchors import product
 from coupling.contract import Array
 
 
+LARGEST_DEFECT = 0.3
+"""Relative error that sensitivities are taken to have where nothing is known of them."""
+
+
 @dataclass(frozen=True)
 class Memory:
     """What n points remember: equilibria w (n, N) at g (n, k), their sensitivities S (n, N, k) and histories (n, h).
+
+    The defect (n,) is the estimated relative error of S in any direction where a guess has told it, elsewhere
+    :data:`LARGEST_DEFECT`.
 
     The history is the one at the equilibrium in rows of a state, and the one that an increment starts with, h₀, in what
     an iteration starts from.
@@ -22,18 +29,24 @@ class Memory:
     gradient: Array
     fluctuation: Array
     sensitivity: Array
+    defect: Array
     history: Array
 
     @classmethod
-    def of(cls, rows: Array, k: int, size: int) -> Memory:
-        """Views of the rows (n, k + N (1 + k) + h) of a state."""
-        end = k + size * (1 + k)
-        sensitivity = rows[:, k + size : end].reshape(len(rows), size, k)
-        return cls(rows[:, :k], rows[:, k : k + size], sensitivity, rows[:, end:])
+    def size(cls, k: int, unknowns: int, history: int) -> int:
+        """Numbers in a row of a state."""
+        return k + unknowns * (1 + k) + 1 + history
+
+    @classmethod
+    def of(cls, rows: Array, k: int, unknowns: int) -> Memory:
+        """Views of the rows (n, s) of a state."""
+        end = k + unknowns * (1 + k)
+        sensitivity = rows[:, k + unknowns : end].reshape(len(rows), unknowns, k)
+        return cls(rows[:, :k], rows[:, k : k + unknowns], sensitivity, rows[:, end], rows[:, end + 1 :])
 
     def rows(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Memory:
         """What some of the points remember."""
-        return Memory(*(values[which] for values in (self.gradient, self.fluctuation, self.sensitivity, self.history)))
+        return Memory(*(getattr(self, f.name)[which] for f in fields(self)))
 
     def carried(self, gradient: Array) -> Array:
         """Fluctuations (n, N) at other gradients to first order, w + S (g' − g)."""

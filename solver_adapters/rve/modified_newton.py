@@ -18,11 +18,11 @@ from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.guesses import Starts
+from solver_adapters.rve.memory import LARGEST_DEFECT
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
 _SLOWEST_RATE = 0.7
-LARGEST_DEFECT = 0.3
 DEFECT = 5.0  # of a sensitivity in any direction, relative to what it errs by in that of the step
 
 
@@ -59,7 +59,8 @@ class Start:
         starts: w, with residuals that are known there; its residuals are overwritten.
         sensitivity: (n, N, k), S.
         step: (n,), |g − g₀| from the state in which w was an equilibrium.
-        error: (n,), error of S relative to |S| where w is a guess, NaN where it is w₀ + S (g − g₀).
+        error: (n,), error of S relative to |S| in the direction of the step where w is a guess, elsewhere NaN.
+        defect: (n,), error of S in any direction that is known beforehand, at most LARGEST_DEFECT.
     """
 
     gradient: Array
@@ -67,12 +68,13 @@ class Start:
     sensitivity: Array
     step: Array
     error: Array
+    defect: Array
 
-    def defect(self, where: NDArray[np.intp], size: Array) -> Array:
+    def defects(self, where: NDArray[np.intp], size: Array) -> Array:
         """Relative errors (c,) of the sensitivities of some points, whose w err by ``size`` (c,) in units of strain."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            told = np.where(np.isnan(self.error[where]), size / self.step[where], self.error[where])
-        return np.fmin(LARGEST_DEFECT, DEFECT * told)
+            told = np.fmax(size / self.step[where], self.error[where])
+        return np.fmin(self.defect[where], DEFECT * told)
 
 
 def modified_newton(
@@ -80,9 +82,9 @@ def modified_newton(
 ) -> Corrected:
     """Iterate until the estimated error of each flux is below ``tolerance`` times ``scale``.
 
-    In units of strain the error of w is d = √(r·M⁻¹r/(|Y| scale)). The predictor w₀ + S (g − g₀) starts with d = d₀, of
-    which S errs by about d₀/|g − g₀| in that direction; the estimate is five times that times d, plus d². A guessed w
-    says nothing of S: there it is five times the error of S that is given.
+    In units of strain the error of w is d = √(r·M⁻¹r/(|Y| scale)). The predictor w₀ + S (g − g₀) starts with d = d₀, so
+    that S errs by about d₀/|g − g₀| in that direction; a guess w₀ + ŵ(g) − ŵ(g₀) says the same of ∂ŵ/∂g, which errs by
+    no less than is given besides. The estimated error of the flux is five times that times d, plus d².
 
     Args:
         problem: the RVE problem.
@@ -106,7 +108,7 @@ def modified_newton(
         correction = factors.solve(which[active], r)
         size = np.sqrt(np.abs((r * correction).sum(axis=1)) / (problem.volume * scale))
         if iteration == 0:
-            defect[active] = start.defect(active, size)
+            defect[active] = start.defects(active, size)
         rate = size / size_before[active]
         if iteration == 1 and 2 * active.size > n:  # the last few to converge are the slowest
             factors.learn(g[active], which[active], rate)

@@ -15,7 +15,8 @@ import numpy as np
 from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem, Linearisation
-from solver_adapters.rve.modified_newton import LARGEST_DEFECT, Corrected, Start
+from solver_adapters.rve.memory import LARGEST_DEFECT
+from solver_adapters.rve.modified_newton import Corrected, Start
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
@@ -67,7 +68,7 @@ def renewing_newton(
         correction = factors.solve(which[active], residual[active])
         size = size_of(residual[active], correction)
         if iteration == 0:
-            defect[active] = start.defect(active, size)
+            defect[active] = start.defects(active, size)
         rate = size / last[active]
         error[active] = np.where(np.isnan(rate), _UNTRIED, 1.0) * size
         done, slow = error[active] <= tolerance, rate > _SLOW

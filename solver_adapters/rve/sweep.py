@@ -14,8 +14,8 @@ from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses, Starts
-from solver_adapters.rve.memory import Memory
-from solver_adapters.rve.modified_newton import DEFECT, LARGEST_DEFECT, Start, modified_newton
+from solver_adapters.rve.memory import LARGEST_DEFECT, Memory
+from solver_adapters.rve.modified_newton import DEFECT, Start, modified_newton
 from solver_adapters.rve.renewing_newton import renewing_newton
 from solver_adapters.rve.shared_factors import SharedFactors
 
@@ -80,7 +80,9 @@ class Sweep:
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
         starts, S, error = self._starts(gradient, memory)
-        w, start = starts.fluctuation, Start(gradient, starts, S, length, error)
+        known = np.minimum(LARGEST_DEFECT, memory.defect + DEFECT * self.factors.rate(length))
+        known[starts.guessed] = LARGEST_DEFECT
+        w, start = starts.fluctuation, Start(gradient, starts, S, length, error, known)
         options: dict[str, Any] = {
             "tolerance": max(tolerance / self.scale, _ROUND_OFF),
             "scale": self.scale,
@@ -93,12 +95,13 @@ class Sweep:
             found = modified_newton(self.problem, self.factors, start, **options)
         responded = np.isfinite(tangents[:, 0, 0])
         good = ~found.failed
-        told = good & starts.guessed
+        told = good & (starts.guessed | responded)
         if told.any():
             rows = slice(None) if told.all() else told
             memory.sensitivity[rows] = S[rows]
-        far = good & ~tangent & ~responded & ~starts.guessed & (length > _FAR * np.linalg.norm(gradient, axis=1))
-        far &= found.defect < LARGEST_DEFECT  # elsewhere a secant would say what the last w lacked
+        memory.defect[good] = np.where(starts.guessed, found.defect, known)[good]
+        far = good & ~tangent & ~told & (length > _FAR * np.linalg.norm(gradient, axis=1))
+        far &= found.defect < known  # elsewhere a secant would say what the last w lacked
         secant = (found.fluctuation - w)[far] / length[far, None] ** 2
         memory.sensitivity[far] += secant[:, :, None] * step[far, None, :]
         memory.fluctuation[good], memory.gradient[good] = found.fluctuation[good], gradient[good]
@@ -131,12 +134,12 @@ class Sweep:
         """Those at guesses w with residuals r (n, N), and their errors."""
         assert self.guesses is not None
         S, error = self.guesses.sensitivities(gradient, w, memory)
-        if not self._misjudged(gradient, w, memory.history, residual, S, error):
+        if not self._misjudged(gradient, w, memory, residual, S, error):
             return S, error
         self.ledger.count("rve/sensitivities refused", len(S))
         return self.guesses.sensitivities(gradient, w, memory, ask=False)
 
-    def _misjudged(self, gradient: Array, w: Array, history: Array, residual: Array, S: Array, error: Array) -> bool:
+    def _misjudged(self, gradient: Array, w: Array, memory: Memory, residual: Array, S: Array, error: Array) -> bool:
         """Whether sensitivities S (n, N, k) err by much more than was said, at a few points in random directions t.
 
         S t − dw/dg t = K⁻¹ dr/dt along (t, S t), by one more residual r(g + εt, w + εSt) each.
@@ -147,11 +150,18 @@ class Sweep:
         t *= _PROBE / np.linalg.norm(t, axis=1, keepdims=True)
         there, changed = w[rows] + product(S[rows], t), np.empty((len(rows), w.shape[1]))
         for i, row in enumerate(rows):
-            self.problem.residual(gradient[row] + t[i], there[i], changed[i], history[row])
+            self.problem.residual(gradient[row] + t[i], there[i], changed[i], memory.history[row])
         changed -= residual[rows]
-        errors = self.factors.solve(self.factors.nearest(gradient[rows]), changed)
-        size = np.sqrt(np.abs((changed * errors).sum(axis=1)) / (self.problem.volume * self.scale)) / _PROBE
-        return not bool((size <= _TOO_MUCH * np.maximum(DEFECT * error[rows], _LEAST_DEFECT)).all())
+        nearest = self.factors.nearest(gradient[rows])
+        length = np.linalg.norm(gradient[rows] - memory.gradient[rows], axis=1)
+        error = np.maximum(error[rows], self._size(residual[rows], nearest) / length)
+        limit = _TOO_MUCH * np.maximum(DEFECT * error, _LEAST_DEFECT)
+        return not bool((self._size(changed, nearest) / _PROBE <= limit).all())
+
+    def _size(self, residual: Array, which: NDArray[np.intp]) -> Array:
+        """Errors (n,) of fields with residuals r (n, N) in units of strain."""
+        energy = (residual * self.factors.solve(which, residual)).sum(axis=1)
+        return np.asarray(np.sqrt(np.abs(energy) / (self.problem.volume * self.scale)))
 
     def _refined(self, columns: Array, which: int) -> tuple[Array, Array] | None:
         def solve(columns: Array) -> Array:
