@@ -31,7 +31,8 @@ class ExactLevels:
     A point is modelled by the surrogate as long as that predicted the fine scale's last answers better than the plain
     model, the gate accepts it and its numbers are finite; so a bad surrogate is out after one sweep, point by point.
     The tangent of the fine scale is asked for where it saves time (:mod:`coupling.tangent_choice`), and so is the
-    surrogate (:mod:`coupling.surrogate_choice`), unless it is collective.
+    surrogate (:mod:`coupling.surrogate_choice`), unless it is collective. Where a path with history turns, both models
+    go on from the tangent of the reference state, if that explains what the fine scale answers.
 
     A surrogate that learns (:class:`coupling.two_level.LearningSurrogate`) is taught at the start of each increment
     what the last one has ended with.

@@ -217,7 +217,8 @@ class PeriodicRVE:
 
         Residuals alone are assembled, and a few factors serve all points (:mod:`solver_adapters.rve.modified_newton`).
         Where that does not converge, Newton's method stands in, as long as that concerns few points, and with history
-        at all of them.
+        at all of them. Tangents that a sweep with history comes by are told, too, where none was asked for
+        (:mod:`solver_adapters.rve.renewing_newton`).
         """
         check_arguments(self.spec, gradient, state, hint)
         assert state is not None

@@ -73,8 +73,8 @@ class Sweep:
             gradient: (n, k).
             memory: where each point was, with the history that the increment starts with; rows of points that fail keep
                 that.
-            tangent: (n,) where the tangent and the sensitivity are computed; elsewhere a guess tells the latter, or a
-                secant corrects it.
+            tangent: (n,) where the tangent and the sensitivity are computed; elsewhere a new factor tells both, a guess
+                the latter, or a secant corrects it.
             tolerance: permitted error of the flux.
         """
         step = gradient - memory.gradient
