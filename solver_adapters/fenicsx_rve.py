@@ -21,7 +21,7 @@ from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses
 from solver_adapters.rve.histories import Material
 from solver_adapters.rve.kinematics import Kinematics, Stretch
-from solver_adapters.rve.memory import LARGEST_DEFECT, Memory
+from solver_adapters.rve.memory import Memory
 from solver_adapters.rve.sweep import Sweep
 from solver_adapters.rve.turning_points import turn
 from solver_adapters.rve.unit_cells import UnitCell
@@ -424,7 +424,7 @@ class PeriodicRVE:
         memory = self._memory(row[None])
         memory.gradient[:], memory.fluctuation[:] = known.gradient, known.fluctuation
         memory.sensitivity[:], memory.history[:] = known.sensitivity, known.history
-        memory.defect[:] = LARGEST_DEFECT
+        memory.defect[:] = memory.error[:] = 0.0
 
     def _history(self, row: Array) -> Array:
         return np.asarray(self._memory(row[None]).history[0])

@@ -428,10 +428,12 @@ class Slopes:
             raise ZeroDivisionError("no slope")
         wrong = {"zero": np.zeros_like(slopes), "NaN": np.full_like(slopes, np.nan), "shape": slopes[:, :-1]}
         noise = np.random.default_rng(0).normal(size=slopes.shape)
-        if self.what == "across":  # right along the step
+        if self.what in ("across", "across, some"):  # right along the step
             step = known - self.here
             noise -= (noise @ step[:, :, None]) * step[:, None, :] / (step**2).sum(axis=1)[:, None, None]
-            return slopes + noise
+            return slopes + (noise if self.what == "across" else noise * (np.arange(len(known)) == 7)[:, None, None])
+        if self.what in ("right", "slightly"):
+            return slopes * (1.0 if self.what == "right" else 1.02)
         return wrong.get(self.what, slopes + 1e3 * noise)
 
     def observe(self, known, found):
@@ -439,7 +441,7 @@ class Slopes:
 
 
 @pytest.mark.filterwarnings("ignore:Slopes failed")
-@pytest.mark.parametrize("what", ["noise", "across", "zero", "NaN", "shape", "raises"])
+@pytest.mark.parametrize("what", ["noise", "slightly", "across", "zero", "NaN", "shape", "raises"])
 def test_wrong_sensitivities_of_right_fields_spoil_no_flux(samples, what):
     """The flux is condensed with the sensitivity, whose error must not be taken for that of the field."""
     n, usual = 20, rve()
@@ -452,6 +454,23 @@ def test_wrong_sensitivities_of_right_fields_spoil_no_flux(samples, what):
         assert misled.ledger.counts["rve/guesses used"] == n
         assert (swept.status == Status.OK).all() and np.isfinite(swept.state).all()
         assert (np.linalg.norm(swept.flux - exact.flux, axis=1) <= tolerance).all()
+
+
+@pytest.mark.parametrize("what", ["right", "slightly", "across, some"])
+def test_sweeps_after_guesses_know_what_they_were_told(samples, what):
+    """Steps in other directions, ever smaller: one correction for each where the sensitivity was right, else more."""
+    n, usual, random = 20, rve(), np.random.default_rng(4)
+    g, start, none = far_stretches(n), usual.initial_state(n), np.zeros(n, bool)
+    told = rve(predictor=Slopes(FieldPredictor.of(samples), what, np.array([1.0, 1.0, 0.0])))
+    swept = told.sweep(g, start, 0.0, tolerance=1e-9, tangent=none)
+    for size in (1e-5, 1e-6, 1e-7):
+        g, before = g + size * random.normal(size=g.shape), told.ledger.counts["rve/corrections"]
+        swept = told.sweep(g, start, 0.0, swept.state, tolerance=1e-9, tangent=none)
+        exact = usual.evaluate(g, start, 0.0)
+        error = np.linalg.norm(swept.flux - exact.flux, axis=1)
+        assert (error <= 1e-9).all() and (swept.uncertainty <= 1e-9).all()
+        spent = told.ledger.counts["rve/corrections"] - before
+        assert spent == n if what == "right" else spent > n
 
 
 @pytest.mark.parametrize("what", ["fibre", "void"])

@@ -11,16 +11,12 @@ from coupling.anchors import product
 from coupling.contract import Array
 
 
-LARGEST_DEFECT = 0.3
-"""Relative error that sensitivities are taken to have where nothing is known of them."""
-
-
 @dataclass(frozen=True)
 class Memory:
     """What n points remember: equilibria w (n, N) at g (n, k), their sensitivities S (n, N, k) and histories (n, h).
 
-    The defect (n,) is the estimated relative error of S in any direction where a guess has told it, elsewhere
-    :data:`LARGEST_DEFECT`.
+    Where a guess has told S well, the defect (n,) is its estimated relative error in any direction, and the error (n,) that
+    of w in units of strain. Elsewhere both are zero, and nothing is known of them.
 
     The history is the one at the equilibrium in rows of a state, and the one that an increment starts with, h₀, in what
     an iteration starts from.
@@ -30,19 +26,22 @@ class Memory:
     fluctuation: Array
     sensitivity: Array
     defect: Array
+    error: Array
     history: Array
 
     @classmethod
     def size(cls, k: int, unknowns: int, history: int) -> int:
         """Numbers in a row of a state."""
-        return k + unknowns * (1 + k) + 1 + history
+        return k + unknowns * (1 + k) + 2 + history
 
     @classmethod
     def of(cls, rows: Array, k: int, unknowns: int) -> Memory:
         """Views of the rows (n, s) of a state."""
         end = k + unknowns * (1 + k)
         sensitivity = rows[:, k + unknowns : end].reshape(len(rows), unknowns, k)
-        return cls(rows[:, :k], rows[:, k : k + unknowns], sensitivity, rows[:, end], rows[:, end + 1 :])
+        return cls(
+            rows[:, :k], rows[:, k : k + unknowns], sensitivity, rows[:, end], rows[:, end + 1], rows[:, end + 2 :]
+        )
 
     def rows(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Memory:
         """What some of the points remember."""

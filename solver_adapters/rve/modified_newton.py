@@ -18,11 +18,12 @@ from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.guesses import Starts
-from solver_adapters.rve.memory import LARGEST_DEFECT
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
 _SLOWEST_RATE = 0.7
+LARGEST_DEFECT = 0.3
+LEFT = 0.1  # of the error of w is left by the last correction
 DEFECT = 5.0  # of a sensitivity in any direction, relative to what it errs by in that of the step
 
 
@@ -36,6 +37,7 @@ class Corrected:
         error: (n,) estimated error of the flux.
         which: (n,) factor that each point used.
         defect: (n,) estimated relative error of the sensitivity, LARGEST_DEFECT where nothing is known of it.
+        left: (n,) estimated error of w after that, in units of strain.
     """
 
     fluctuation: Array
@@ -43,6 +45,7 @@ class Corrected:
     error: Array
     which: NDArray[np.intp]
     defect: Array
+    left: Array
 
     @property
     def failed(self) -> NDArray[np.bool_]:
@@ -60,7 +63,8 @@ class Start:
         sensitivity: (n, N, k), S.
         step: (n,), |g − g₀| from the state in which w was an equilibrium.
         error: (n,), error of S relative to |S| in the direction of the step where w is a guess, elsewhere NaN.
-        defect: (n,), error of S in any direction that is known beforehand, at most LARGEST_DEFECT.
+        defect: (n,), least error of S in any direction, from what is known of it beforehand.
+        left: (n,), error that w brings with it from the last equilibrium, in units of strain.
     """
 
     gradient: Array
@@ -69,12 +73,14 @@ class Start:
     step: Array
     error: Array
     defect: Array
+    left: Array
 
     def defects(self, where: NDArray[np.intp], size: Array) -> Array:
         """Relative errors (c,) of the sensitivities of some points, whose w err by ``size`` (c,) in units of strain."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            told = np.fmax(size / self.step[where], self.error[where])
-        return np.fmin(self.defect[where], DEFECT * told)
+            along = np.maximum(size - self.left[where], 0.0) / self.step[where]
+            told = DEFECT * np.fmax(along, self.error[where])
+        return np.fmin(LARGEST_DEFECT, np.fmax(told, self.defect[where]))
 
 
 def modified_newton(
@@ -125,4 +131,4 @@ def modified_newton(
         active = active[~converged & ~(rate > _SLOWEST_RATE)]
         if not active.size:
             break
-    return Corrected(w, flux, error * scale, which, defect)
+    return Corrected(w, flux, error * scale, which, defect, LEFT * size_before)

@@ -15,8 +15,7 @@ import numpy as np
 from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem, Linearisation
-from solver_adapters.rve.memory import LARGEST_DEFECT
-from solver_adapters.rve.modified_newton import Corrected, Start
+from solver_adapters.rve.modified_newton import LARGEST_DEFECT, LEFT, Corrected, Start
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
@@ -93,7 +92,7 @@ def renewing_newton(
         active = active[~done]
         if not active.size:
             break
-    return Corrected(w, flux, error * scale, which, defect), tangent
+    return Corrected(w, flux, error * scale, which, defect, LEFT * error), tangent
 
 
 def _newton_step(

@@ -112,10 +112,6 @@ class SharedFactors:
         if told.any():
             self._slope = max(self._slope, float(np.quantile(rate[told] / distance[told], 0.8)))
 
-    def rate(self, distance: Array) -> Array:
-        """Rates (n,) of contraction to be expected at distances (n,) from a factor, infinite while that is unknown."""
-        return self._slope * distance if self._slope else np.full(len(distance), np.inf)
-
     def solve(self, which: NDArray[np.intp], right: Array) -> Array:
         """M⁻¹ of the factors ``which`` (n,) applied to the rows of ``right`` (n, N)."""
         solution = np.empty_like(right)

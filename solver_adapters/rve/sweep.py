@@ -14,8 +14,8 @@ from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses, Starts
-from solver_adapters.rve.memory import LARGEST_DEFECT, Memory
-from solver_adapters.rve.modified_newton import DEFECT, Start, modified_newton
+from solver_adapters.rve.memory import Memory
+from solver_adapters.rve.modified_newton import DEFECT, LARGEST_DEFECT, Start, modified_newton
 from solver_adapters.rve.renewing_newton import renewing_newton
 from solver_adapters.rve.shared_factors import SharedFactors
 
@@ -26,6 +26,7 @@ _PROBED = 32  # one of so many guessed points
 _PROBE = 1e-6  # length of the step
 _LEAST_DEFECT = 1e-4
 _TOO_MUCH = 3.0
+_TOLD = 0.03  # defect of a sensitivity up to which it counts as told by a guess
 _FAR = 1e-9  # relative change of the gradient from which on the sensitivity may be corrected by a secant
 
 
@@ -80,9 +81,8 @@ class Sweep:
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
         starts, S, error = self._starts(gradient, memory)
-        known = np.minimum(LARGEST_DEFECT, memory.defect + DEFECT * self.factors.rate(length))
-        known[starts.guessed] = LARGEST_DEFECT
-        w, start = starts.fluctuation, Start(gradient, starts, S, length, error, known)
+        least, left = (np.where(starts.guessed, 0.0, known) for known in (memory.defect, memory.error))
+        w, start = starts.fluctuation, Start(gradient, starts, S, length, error, least, left)
         options: dict[str, Any] = {
             "tolerance": max(tolerance / self.scale, _ROUND_OFF),
             "scale": self.scale,
@@ -95,13 +95,15 @@ class Sweep:
             found = modified_newton(self.problem, self.factors, start, **options)
         responded = np.isfinite(tangents[:, 0, 0])
         good = ~found.failed
-        told = good & (starts.guessed | responded)
-        if told.any():
-            rows = slice(None) if told.all() else told
+        new = good & (starts.guessed | responded)
+        if new.any():
+            rows = slice(None) if new.all() else new
             memory.sensitivity[rows] = S[rows]
-        memory.defect[good] = np.where(starts.guessed, found.defect, known)[good]
-        far = good & ~tangent & ~told & (length > _FAR * np.linalg.norm(gradient, axis=1))
-        far &= found.defect < known  # elsewhere a secant would say what the last w lacked
+        told = (starts.guessed | (least > 0.0)) & (found.defect <= _TOLD)
+        for known, now in ((memory.defect, found.defect), (memory.error, found.left)):
+            known[good] = np.where(told, now, 0.0)[good]
+        far = good & ~tangent & ~new & (length > _FAR * np.linalg.norm(gradient, axis=1))
+        far &= (found.defect < LARGEST_DEFECT) & (found.defect > least)  # else it would say what the last w lacked
         secant = (found.fluctuation - w)[far] / length[far, None] ** 2
         memory.sensitivity[far] += secant[:, :, None] * step[far, None, :]
         memory.fluctuation[good], memory.gradient[good] = found.fluctuation[good], gradient[good]
