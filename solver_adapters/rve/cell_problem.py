@@ -228,7 +228,7 @@ class CellProblem:
         residual = ufl.derivative(self._average, self.w, v := ufl.TestFunction(space))
         if self._deformation is None:
             return residual
-        zero = fem.Constant(space.mesh, 0.0)
+        zero = fem.Constant(space.mesh, np.float64(0.0))
         return residual + zero / ufl.sqrt(ufl.det(self._deformation)) * ufl.div(v) * self._dx
 
     @cached_property

@@ -15,8 +15,8 @@ from coupling.contract import Array
 class Memory:
     """What n points remember: equilibria w (n, N) at g (n, k), their sensitivities S (n, N, k) and histories (n, h).
 
-    Where a guess has told S well, the defect (n,) is its estimated relative error in any direction, and the error (n,) that
-    of w in units of strain. Elsewhere both are zero, and nothing is known of them.
+    Where a guess has told S well, the defect (n,) is its estimated relative error in any direction, and the error (n,)
+    that of w in units of strain. Elsewhere both are zero, and nothing is known of them.
 
     The history is the one at the equilibrium in rows of a state, and the one that an increment starts with, h₀, in what
     an iteration starts from.

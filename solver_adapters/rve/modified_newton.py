@@ -80,7 +80,7 @@ class Start:
         with np.errstate(divide="ignore", invalid="ignore"):
             along = np.maximum(size - self.left[where], 0.0) / self.step[where]
             told = DEFECT * np.fmax(along, self.error[where])
-        return np.fmin(LARGEST_DEFECT, np.fmax(told, self.defect[where]))
+        return np.asarray(np.fmin(LARGEST_DEFECT, np.fmax(told, self.defect[where])))
 
 
 def modified_newton(
