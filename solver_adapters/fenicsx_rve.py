@@ -150,6 +150,7 @@ class PeriodicRVE:
         size = Memory.size(k, n, h)
         self.spec: ClosureSpec = replace(self.problem.spec, flux_unit=flux_unit, state_size=size, history=h > 0)
         self._with_energy, self.predictor = energy, predictor
+        self._guesses = None if predictor is None else FluctuationGuesses(self.problem, predictor, self.ledger)
         border = self.problem.border
         self._factor = SymmetricFactor(self.problem.K, 1 + k + (0 if border is None else border.columns.shape[1]))
         self._scale = 1.0
@@ -329,10 +330,6 @@ class PeriodicRVE:
         starts = self._guesses.starts(gradient[good], self._memory(rows[good]))
         used = starts.guessed
         return {int(i): start for i, start in zip(good[used], starts.fluctuation[used], strict=True)}
-
-    @cached_property
-    def _guesses(self) -> FluctuationGuesses | None:
-        return None if self.predictor is None else FluctuationGuesses(self.problem, self.predictor, self.ledger)
 
     def _solve(
         self, gradient: Array, start: Array, committed: Array, tolerance: float | None = None

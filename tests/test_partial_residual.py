@@ -22,8 +22,8 @@ def test_a_few_cells_bound_the_residual_from_below():
         if not folded[-1]:
             np.testing.assert_allclose(r, plain, rtol=1e-13)
             shares.append(bound.norm(g, w) / np.linalg.norm(r))
-    assert 0 < sum(folded) < 40
-    assert 0.0 < min(shares) and max(shares) <= 1.0 + 1e-12
+    assert any(folded) and not all(folded)
+    assert min(shares) > 0.0 and max(shares) <= 1.0 + 1e-12
 
 
 def test_residuals_tell_folded_cells_whatever_the_law():

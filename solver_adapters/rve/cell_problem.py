@@ -142,6 +142,9 @@ class CellProblem:
             residual += ufl.derivative(ufl.derivative(energy, self.w, _column(v, j, self.w)), self.g, e)
             flux += ufl.derivative(ufl.derivative(energy, self.g, _block(q, j, k, m)), self.g, e)
         self._residual, self._flux, self._energy = fem.form(residual), fem.form(flux), fem.form(energy)
+        self._residual_alone = fem.form(ufl.derivative(energy, self.w))
+        alone = ufl.TestFunction(constant_space(self.w.function_space.mesh, m))
+        self._flux_alone = fem.form(ufl.derivative(energy, self.g, _block(alone, 0, k, m)))
         self._stiffness = fem.form(ufl.derivative(ufl.derivative(energy, self.w), self.w))
         self._constants: dict[Any, Any] = {}
         self._rated = self.history.dt in energy.constants()
@@ -230,18 +233,6 @@ class CellProblem:
             return residual
         zero = fem.Constant(space.mesh, np.float64(0.0))
         return residual + zero / ufl.sqrt(ufl.det(self._deformation)) * ufl.div(v) * self._dx
-
-    @cached_property
-    def _residual_alone(self) -> Any:
-        return fem.form(ufl.derivative(self._average, self.w))
-
-    @cached_property
-    def _flux_alone(self) -> Any:
-        k, m = self.spec.k, self.spec.m
-        q = ufl.TestFunction(constant_space(self.w.function_space.mesh, m))
-        return fem.form(
-            ufl.derivative(self._average, self.g, ufl.as_vector([0.0] * (k - m) + [q[i] for i in range(m)]))
-        )
 
     def _assemble(self, out: Array, form: Any, coefficients: Any) -> None:
         cpp.fem.assemble_vector(out, form._cpp_object, self._packed_constants(form), coefficients)

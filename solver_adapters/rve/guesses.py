@@ -82,8 +82,8 @@ class FluctuationGuesses:
         there corrected by the secant, S₀ + (w − w₀ − S₀ s) sᵀ/|s|². The latter errs by about |w − w₀ − S₀ s|, relative
         to w − w₀. The predictor's is judged by what the mean of S₀ and S leaves of w − w₀, twice that, which is of
         third order in the step where both are right: a tenth of it counts as error, unless that of w relative to the
-        step is larger (:class:`solver_adapters.rve.modified_newton.Start`). All this says nothing of other directions, see
-        :class:`solver_adapters.rve.sweep.Sweep`; ``ask=False`` leaves the predictor's alone.
+        step is larger (:class:`solver_adapters.rve.modified_newton.Start`). All this says nothing of other directions,
+        see :class:`solver_adapters.rve.sweep.Sweep`; ``ask=False`` leaves the predictor's alone.
         """
         step, change = gradient - memory.gradient, start - memory.fluctuation
         carried = product(memory.sensitivity, step)
