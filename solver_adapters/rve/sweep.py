@@ -132,7 +132,7 @@ class Sweep:
         return starts, S, error
 
     def _sensitivities(self, gradient: Array, w: Array, residual: Array, memory: Memory) -> tuple[Array, Array]:
-        """Those at guesses w with residuals r (n, N), and their errors, at least what the worst of some probes errs by."""
+        """Those at guesses w with residuals r (n, N), and their errors, at least that of the worst probe."""
         assert self.guesses is not None
         S, error = self.guesses.sensitivities(gradient, w, memory)
         found, said = self._probed(gradient, w, memory, residual, S, error)
