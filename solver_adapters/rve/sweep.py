@@ -159,7 +159,8 @@ class Sweep:
         nearest = self.factors.nearest(gradient[rows])
         length = np.linalg.norm(gradient[rows] - memory.gradient[rows], axis=1)
         error = np.maximum(error[rows], self._size(residual[rows], nearest) / length)
-        return self._size(changed, nearest) / _PROBE, np.maximum(DEFECT * error, _LEAST_DEFECT)
+        found, said = self._size(changed, nearest) / _PROBE, np.maximum(DEFECT * error, _LEAST_DEFECT)
+        return np.asarray(found), np.asarray(said)
 
     def _size(self, residual: Array, which: NDArray[np.intp]) -> Array:
         """Errors (n,) of fields with residuals r (n, N) in units of strain."""
