@@ -65,6 +65,9 @@ class CellProblem:
 
     Attributes:
         history: what the materials remember at the quadrature points; without any, a row of it is empty.
+        constant: whether K depends on nothing but the length of the increment.
+        linear: whether L and D do not either, and there is no border: all increments of one length then have the same
+            tangent and sensitivity.
 
     Raises:
         ContractError: a tag without material, a material without stiffness.
@@ -122,9 +125,15 @@ class CellProblem:
             self._set_border(period)
         if self.constant:
             self.assemble_stiffness(self._pack(*rest, self._stiffness))
+        self.linear = self.constant and self.border is None and not (self._varies(self.w) or self._varies(self.g))
 
     def _potential(self, tag: int, law: Material, local: tuple[Any, ...], dx: Any) -> Any:
         return self.history.add(tag, law, local, dx) if isinstance(law, HistoryMaterial) else law(*local)
+
+    def _varies(self, field: Any) -> bool:
+        """Whether ∂²W/∂g∂(w or g) depends on anything but the length of the increment."""
+        mixed = ufl.derivative(ufl.derivative(self._average, field), self.g)
+        return bool(ufl.algorithms.expand_derivatives(mixed).coefficients())
 
     def _set_border(self, period: Period) -> None:
         rows = np.repeat(np.arange(self.n), np.diff(self.K.indptr))
