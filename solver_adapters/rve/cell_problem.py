@@ -10,6 +10,7 @@ the cells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,8 @@ from solver_adapters.rve.kinematics import Kinematics, Stretch
 from solver_adapters.rve.periodic import Period, constant_space, identified
 from solver_adapters.rve.point_history import NO_HISTORY, PointHistory
 from solver_adapters.rve.unit_cells import UnitCell
+
+_ROUND_OFF = 1e-12  # by which lengths of increments differ that are differences of times
 
 
 @dataclass(frozen=True)
@@ -161,14 +164,16 @@ class CellProblem:
         self._alike = used[0] == used[1] == used[2]
 
     def set_increment(self, dt: float) -> bool:
-        """Let increments have the length ``dt``; returns whether that changes the forms."""
-        changed = self._rated and dt != float(self.history.dt.value)
+        """Let increments have the length ``dt``, but for round-off; returns whether that changes the forms."""
+        if math.isclose(dt, self.history.dt.value, rel_tol=_ROUND_OFF):
+            return False
         self.history.dt.value = dt
-        if changed:
-            self._constants.clear()
-            if self.constant:
-                self.assemble_stiffness(cpp.fem.pack_coefficients(self._stiffness._cpp_object))
-        return changed
+        if not self._rated:
+            return False
+        self._constants.clear()
+        if self.constant:
+            self.assemble_stiffness(cpp.fem.pack_coefficients(self._stiffness._cpp_object))
+        return True
 
     def permitted(self, fluctuations: Array) -> Array:
         """The columns (…, n, c), moved and changed so that they satisfy a border."""
