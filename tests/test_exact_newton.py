@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from coupling.contract import Array
 from solver_adapters.level import Level
 from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved
@@ -35,11 +36,11 @@ class Cubic:
     def go_back(self) -> None:
         self.u, self.anchor = 0.0, (0.0, 0.0, 1.0)
 
-    def values(self) -> np.ndarray:
+    def values(self) -> Array:
         return np.array([self.u])
 
-    def is_at(self, values: np.ndarray) -> bool:
-        return self.u == values[0]
+    def is_at(self, values: Array) -> bool:
+        return bool(self.u == values[0])
 
     def relative_tolerance(self) -> float:
         return self.rtol
