@@ -427,6 +427,7 @@ class Slopes:
         if self.what == "raises":
             raise ZeroDivisionError("no slope")
         wrong = {"zero": np.zeros_like(slopes), "NaN": np.full_like(slopes, np.nan), "shape": slopes[:, :-1]}
+        wrong["read-only"] = np.broadcast_to(0, slopes.shape)
         noise = np.random.default_rng(0).normal(size=slopes.shape)
         if self.what in ("across", "across, some"):  # right along the step
             step = known - self.here
@@ -441,7 +442,7 @@ class Slopes:
 
 
 @pytest.mark.filterwarnings("ignore:Slopes failed")
-@pytest.mark.parametrize("what", ["noise", "slightly", "across", "zero", "NaN", "shape", "raises"])
+@pytest.mark.parametrize("what", ["noise", "slightly", "across", "zero", "read-only", "NaN", "shape", "raises"])
 def test_wrong_sensitivities_of_right_fields_spoil_no_flux(samples, what):
     """The flux is condensed with the sensitivity, whose error must not be taken for that of the field."""
     n, usual = 20, rve()

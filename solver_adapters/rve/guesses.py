@@ -146,13 +146,13 @@ class FluctuationGuesses:
             return None
 
     def _told(self, known: Array) -> Array | None:
-        """The predictor's sensitivities to gradients, None where it has none or fails."""
+        """The predictor's sensitivities to gradients, a copy; None where it has none or fails."""
         if not isinstance(self.predictor, DifferentiablePredictor):
             return None
         try:
             told = self.predictor.sensitivity(known)
             _check_shape("predicted sensitivities", told, (len(known), self.problem.n, known.shape[1]))
-            return self.problem.permitted(told[:, :, : self.problem.spec.k])
+            return np.array(self.problem.permitted(told[:, :, : self.problem.spec.k]), dtype=float)
         except Exception as error:  # see _changes
             self._fault(error)
             return None

@@ -73,8 +73,7 @@ class Sweep:
 
         Args:
             gradient: (n, k).
-            memory: where each point was, with the history that the increment starts with; rows of points that fail keep
-                that.
+            memory: where each point was, with the history that the increment starts with; points that fail stay there.
             tangent: (n,) where the tangent and the sensitivity are computed; elsewhere a new factor tells both, a guess
                 the latter, or a secant corrects it.
             tolerance: permitted error of the flux.
@@ -138,16 +137,19 @@ class Sweep:
         return starts, S, error
 
     def _sensitivities(self, gradient: Array, w: Array, residual: Array, memory: Memory) -> tuple[Array, Array]:
-        """Those at guesses w with residuals r (n, N), and their errors."""
+        """Those at guesses w with residuals r (n, N), and their errors, at least that of the worst probe."""
         assert self.guesses is not None
         S, error = self.guesses.sensitivities(gradient, w, memory)
-        if not self._misjudged(gradient, w, memory, residual, S, error):
-            return S, error
+        found, said = self._probed(gradient, w, memory, residual, S, error)
+        if (found <= _TOO_MUCH * said).all():
+            return S, np.maximum(error, found.max() / DEFECT)
         self.ledger.count("rve/sensitivities refused", len(S))
         return self.guesses.sensitivities(gradient, w, memory, ask=False)
 
-    def _misjudged(self, gradient: Array, w: Array, memory: Memory, residual: Array, S: Array, error: Array) -> bool:
-        """Whether sensitivities S (n, N, k) err by much more than was said, at a few points in random directions t.
+    def _probed(
+        self, gradient: Array, w: Array, memory: Memory, residual: Array, S: Array, error: Array
+    ) -> tuple[Array, Array]:
+        """What sensitivities S (n, N, k) err by at a few points in random directions t, and what was said of that (c,).
 
         S t − dw/dg t = K⁻¹ dr/dt along (t, S t), by one more residual r(g + εt, w + εSt) each.
         """
@@ -162,8 +164,7 @@ class Sweep:
         nearest = self.factors.nearest(gradient[rows])
         length = np.linalg.norm(gradient[rows] - memory.gradient[rows], axis=1)
         error = np.maximum(error[rows], self._size(residual[rows], nearest) / length)
-        limit = _TOO_MUCH * np.maximum(DEFECT * error, _LEAST_DEFECT)
-        return not bool((self._size(changed, nearest) / _PROBE <= limit).all())
+        return self._size(changed, nearest) / _PROBE, np.maximum(DEFECT * error, _LEAST_DEFECT)
 
     def _size(self, residual: Array, which: NDArray[np.intp]) -> Array:
         """Errors (n,) of fields with residuals r (n, N) in units of strain."""
