@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
@@ -245,6 +246,14 @@ class _Problem:
         """The start and the committed states."""
         set_owned(self._x, self._start)
         self._residual.forget()
+
+    def values(self) -> Array:
+        """Those owned."""
+        return owned(self._x)
+
+    def is_at(self, values: Array) -> bool:
+        """Whether they are these on all ranks."""
+        return bool(self._comm.allreduce(np.array_equal(owned(self._x), values), op=MPI.LAND))
 
     def relative_tolerance(self) -> float:
         """Tolerance of the residual relative to the scale."""

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from mpi4py import MPI
 from petsc4py import PETSc
 
 import numpy as np
@@ -227,6 +228,14 @@ class MultiscaleProblem:
         self._x.array_w[:] = self._start[: self._owned]
         for flux in self.fluxes:
             flux.discard()
+
+    def values(self) -> Array:
+        """Copy of the present iterate at the owned unknowns."""
+        return np.array(self._x.array_r)
+
+    def is_at(self, values: Array) -> bool:
+        """Whether the present iterate is the one that had these values, on all ranks (collective)."""
+        return bool(self.comm.allreduce(np.array_equal(self._x.array_r, values), op=MPI.LAND))
 
     def relative_tolerance(self) -> float:
         """Tolerance of the residual relative to the scale of the forces."""

@@ -319,7 +319,8 @@ class PeriodicRVE:
         rows = np.array(rows)
         start = self._memory(rows)
         start.history[:] = self._memory(committed).history
-        turn(self.problem, gradient, start, self.reference.sensitivity, first)
+        if not self.problem.linear:
+            turn(self.problem, gradient, start, self.reference.sensitivity, first)
         return rows
 
     def _guessed(self, gradient: Array, rows: Array, good: NDArray[np.intp]) -> dict[int, Array]:

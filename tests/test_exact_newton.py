@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
+from coupling.contract import Array
 from solver_adapters.level import Level
 from solver_adapters.macro.exact_newton import ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved
@@ -34,6 +36,12 @@ class Cubic:
     def go_back(self) -> None:
         self.u, self.anchor = 0.0, (0.0, 0.0, 1.0)
 
+    def values(self) -> Array:
+        return np.array([self.u])
+
+    def is_at(self, values: Array) -> bool:
+        return bool(self.u == values[0])
+
     def relative_tolerance(self) -> float:
         return self.rtol
 
@@ -49,3 +57,25 @@ def test_fluxes_of_a_solution_are_as_accurate_as_the_tolerance_says(rtol, atol):
         assert newton.solve(problem) is not None
         assert problem.swept[-1] <= 0.25 * rtol
         assert abs(problem.u + problem.u**3 / 10 - 1.0) <= 1.25 * max(rtol, atol)
+
+
+@dataclass
+class Hopeless(Cubic):
+    """Sweeps that find no better residual, and a surrogate that some of the points believe, or none."""
+
+    believed: bool = False
+
+    def iterate(self, level: Level) -> Solved:
+        self.u = 2.0 if level.learned and self.believed else 1.0
+        return Solved(1, "")
+
+    def measure(self, level: Level) -> Measured:
+        self.swept.append(self.u)
+        return Measured(0.9, self.rtol, 1.0)
+
+
+@pytest.mark.parametrize(("believed", "swept"), [(False, [1.0]), (True, [2.0, 1.0])])
+def test_a_failed_attempt_is_not_repeated(believed, swept):
+    problem = Hopeless(1e-9, 0.0, believed=believed)
+    assert ExactNewton().solve(problem) is None
+    assert problem.swept == swept

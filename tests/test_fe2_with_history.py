@@ -108,3 +108,20 @@ def test_relaxation():
         assert largest(ours.solution - classical.solution) < 1e-8 * largest(classical.solution)
         solutions.append(classical.solution.copy())
     assert largest(solutions[0] - solutions[1]) > 1e-5 * largest(solutions[0])
+
+
+def test_relaxation_takes_two_sweeps_a_step():
+    """The first one tells what has relaxed, which is no error of the tangents."""
+    fine = rve(histories.GeneralisedMaxwell(*MODULI, ((40.0, 25.0, 0.3),)))
+    problem, _, _ = pulled(exact(fine, HOSTILE["random weights"](fine.spec)), steps=8)
+    sweeps = problem.ledger.gathered(WORLD).counts["macro/exact sweeps"]
+    assert sweeps <= 2 * 8 + 2
+
+
+def test_iterates_are_compared_on_all_ranks():
+    problem, _, _ = pulled(LinearElastic(*lame(90.0, 0.3)), steps=1)
+    values = problem.values()
+    assert problem.is_at(values)
+    if WORLD.rank == 0:
+        values[-1] += 1e-12
+    assert not problem.is_at(values)

@@ -281,6 +281,21 @@ def test_sweep_is_evaluate(name, tangent):
         hint = exact.state
 
 
+def test_linear_rves_are_swept_by_one_correction():
+    """Of one factor for each length of increments, and tell their tangents unasked; nothing is left but round-off."""
+    rve, n = composite(POLYMER), 5
+    state, g = walked(rve, n)
+    for dt, factors in ((1.0, 1), (0.25, 1), (0.25 * (1.0 + 1e-15), 0)):
+        counts = [rve.ledger.counts.get(f"rve/{what}", 0) for what in ("corrections", "factorisations")]
+        answer = swept(rve, tolerance=1e-12)(g + directions(n, 3, seed=7), state, dt)
+        now = [rve.ledger.counts[f"rve/{what}"] for what in ("corrections", "factorisations")]
+        assert now[0] - counts[0] == n and now[1] - counts[1] <= factors
+        exact = rve.evaluate(g + directions(n, 3, seed=7), state, dt)
+        np.testing.assert_allclose(answer.flux, exact.flux, atol=1e-13)
+        np.testing.assert_allclose(answer.tangent, exact.tangent, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(histories(rve, answer), histories(rve, exact), atol=1e-13)
+
+
 def test_energies_are_refused():
     with pytest.raises(ContractError, match="with materials with history the flux is not the derivative of an energy"):
         PeriodicRVE(centred_fibre(size=0.4), {1: METAL, 2: METAL}, SmallStrain(), energy=True)

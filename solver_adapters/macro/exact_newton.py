@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from coupling.contract import Array
 from solver_adapters.level import Level
 from solver_adapters.macro.load_stepping import Solved
 
@@ -66,6 +67,14 @@ class TwoLevelProblem(Protocol):
         """Return to the first iterate and the committed states of the fluxes."""
         ...
 
+    def values(self) -> Array:
+        """Copy of the present iterate on this rank."""
+        ...
+
+    def is_at(self, values: Array) -> bool:
+        """Whether the present iterate is the one that had these values, on all ranks."""
+        ...
+
     def relative_tolerance(self) -> float:
         """Tolerance of the residual relative to its scale, after an iteration with models."""
         ...
@@ -79,14 +88,17 @@ class ExactNewton:
     """The method, with what it has learnt of its models in earlier steps.
 
     A step is tried with the learned model, then with the plain one. A model with which sweeps do not bring the residual
-    down is left out of the next steps, of twice as many each time.
+    down is left out of the next steps, of twice as many each time. Where no point used the learned model, both lead to
+    the same first iterate: if the sweep there has ended the first attempt, it would end the second one, too.
     """
 
     def __init__(self) -> None:
+        self._hopeless: Array | None = None
         self._trust = {True: _Trust(), False: _Trust()}
 
     def solve(self, problem: TwoLevelProblem) -> Solved | None:
         """The solution, or None where neither model leads to it; the problem is then back where it was."""
+        self._hopeless = None
         for learned in (True, False):
             trust = self._trust[learned]
             if not trust.tries():
@@ -103,8 +115,9 @@ class ExactNewton:
         norms, iterations, setbacks = [1.0], 0, 0
         for sweep in range(1, _MOST_SWEEPS + 1):
             inner = problem.iterate(Level(learned=learned))
-            if inner is None:
+            if inner is None or sweep == 1 and self._hopeless is not None and problem.is_at(self._hopeless):
                 return None
+            self._hopeless = problem.values() if sweep == 1 else None
             iterations += inner.iterations
             final, tolerance = _FINAL * problem.relative_tolerance(), trust.expected(norms)
             measured = self._sweep(problem, tolerance if tolerance > _WORTH * final else final, final)

@@ -10,6 +10,7 @@ the cells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,8 @@ from solver_adapters.rve.kinematics import Kinematics, Stretch
 from solver_adapters.rve.periodic import Period, constant_space, identified
 from solver_adapters.rve.point_history import NO_HISTORY, PointHistory
 from solver_adapters.rve.unit_cells import UnitCell
+
+_ROUND_OFF = 1e-12  # by which lengths of increments differ that are differences of times
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class CellProblem:
 
     Attributes:
         history: what the materials remember at the quadrature points; without any, a row of it is empty.
+        constant: whether K depends on nothing but the length of the increment.
+        linear: whether L and D do not either, and there is no border: all increments of one length then have the same
+            tangent and sensitivity.
 
     Raises:
         ContractError: a tag without material, a material without stiffness.
@@ -122,9 +128,15 @@ class CellProblem:
             self._set_border(period)
         if self.constant:
             self.assemble_stiffness(self._pack(*rest, self._stiffness))
+        self.linear = self.constant and self.border is None and not (self._varies(self.w) or self._varies(self.g))
 
     def _potential(self, tag: int, law: Material, local: tuple[Any, ...], dx: Any) -> Any:
         return self.history.add(tag, law, local, dx) if isinstance(law, HistoryMaterial) else law(*local)
+
+    def _varies(self, field: Any) -> bool:
+        """Whether ∂²W/∂g∂(w or g) depends on anything but the length of the increment."""
+        mixed = ufl.derivative(ufl.derivative(self._average, field), self.g)
+        return bool(ufl.algorithms.expand_derivatives(mixed).coefficients())
 
     def _set_border(self, period: Period) -> None:
         rows = np.repeat(np.arange(self.n), np.diff(self.K.indptr))
@@ -152,14 +164,16 @@ class CellProblem:
         self._alike = used[0] == used[1] == used[2]
 
     def set_increment(self, dt: float) -> bool:
-        """Let increments have the length ``dt``; returns whether that changes the forms."""
-        changed = self._rated and dt != float(self.history.dt.value)
+        """Let increments have the length ``dt``, but for round-off; returns whether that changes the forms."""
+        if math.isclose(dt, self.history.dt.value, rel_tol=_ROUND_OFF):
+            return False
         self.history.dt.value = dt
-        if changed:
-            self._constants.clear()
-            if self.constant:
-                self.assemble_stiffness(cpp.fem.pack_coefficients(self._stiffness._cpp_object))
-        return changed
+        if not self._rated:
+            return False
+        self._constants.clear()
+        if self.constant:
+            self.assemble_stiffness(cpp.fem.pack_coefficients(self._stiffness._cpp_object))
+        return True
 
     def permitted(self, fluctuations: Array) -> Array:
         """The columns (…, n, c), moved and changed so that they satisfy a border."""

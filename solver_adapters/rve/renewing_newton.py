@@ -54,6 +54,7 @@ def renewing_newton(
     n, m, k = len(g), problem.spec.m, problem.spec.k
     flux, tangent = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
     error, which = np.full(n, np.inf), factors.assigned(g)
+    untried = 0.0 if problem.linear else _UNTRIED  # the first correction ends at the solution, the flux is its
     active, before, last, defect = np.arange(n), w.copy(), np.full(n, np.nan), np.full(n, LARGEST_DEFECT)
 
     def size_of(residual: Array, correction: Array) -> Array:
@@ -69,7 +70,7 @@ def renewing_newton(
         if iteration == 0:
             defect[active] = start.defects(active, size)
         rate = size / last[active]
-        error[active] = np.where(np.isnan(rate), _UNTRIED, 1.0) * size
+        error[active] = np.where(np.isnan(rate), untried, 1.0) * size
         done, slow = error[active] <= tolerance, rate > _SLOW
         for i in active[done]:
             problem.flux(g[i], w[i], flux[i], history[i])

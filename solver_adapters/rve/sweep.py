@@ -64,6 +64,7 @@ class Sweep:
         self.problem, self.scale, self.ledger, self.guesses = problem, scale, ledger, guesses
         self.factors = SharedFactors(problem, reference, ledger)
         self._products = products
+        self._linear = self._linear_response(reference) if len(problem.history) and problem.linear else None
         self._largest_remainder = _LARGEST_REMAINDER_WITH_HISTORY if len(problem.history) else _LARGEST_REMAINDER
         self._random = np.random.default_rng(0)
 
@@ -79,6 +80,8 @@ class Sweep:
         """
         step = gradient - memory.gradient
         length = np.linalg.norm(step, axis=1)
+        if self._linear is not None:
+            memory.sensitivity[:] = self._linear[1]
         starts, S, error = self._starts(gradient, memory)
         least, left = (np.where(starts.guessed, 0.0, known) for known in (memory.defect, memory.error))
         w, start = starts.fluctuation, Start(gradient, starts, S, length, error, least, left)
@@ -90,6 +93,8 @@ class Sweep:
         tangents: Array = np.full((len(gradient), self.problem.spec.m, self.problem.spec.k), np.nan)
         if len(self.problem.history):
             found, tangents = renewing_newton(self.problem, self.factors, start, memory.history, **options)
+            if self._linear is not None:
+                tangents[~found.failed] = self._linear[0]
         else:
             found = modified_newton(self.problem, self.factors, start, **options)
         responded = np.isfinite(tangents[:, 0, 0])
@@ -118,7 +123,7 @@ class Sweep:
     def _starts(self, gradient: Array, memory: Memory) -> tuple[Starts, Array, Array]:
         """Where the iterations start, sensitivities S (n, N, k), and their errors at points that start from a guess."""
         error = np.full(len(gradient), np.nan)
-        if self.guesses is None:
+        if self.guesses is None or self._linear is not None:
             return Starts.usual(gradient, memory), memory.sensitivity, error
         starts = self.guesses.starts(gradient, memory)
         guessed = starts.guessed
@@ -166,6 +171,13 @@ class Sweep:
         """Errors (n,) of fields with residuals r (n, N) in units of strain."""
         energy = (residual * self.factors.solve(which, residual)).sum(axis=1)
         return np.asarray(np.sqrt(np.abs(energy) / (self.problem.volume * self.scale)))
+
+    def _linear_response(self, reference: Array) -> tuple[Array, Array]:
+        """Condensed tangent (m, k) and sensitivity (N, k) of a linear problem, by the factor of its stiffness."""
+        system = self.problem.linearise(reference, np.zeros(self.problem.n), self.problem.history.virgin)
+        B = system.right
+        X = self.factors.solve(np.zeros(B.shape[1], dtype=np.intp), np.ascontiguousarray(B.T)).T
+        return system.condensed(np.asarray(B.T @ X / self.problem.volume))[1], -X[:, 1:]
 
     def _refined(self, columns: Array, which: int) -> tuple[Array, Array] | None:
         def solve(columns: Array) -> Array:
