@@ -83,6 +83,11 @@ class Start:
         return np.asarray(np.fmin(LARGEST_DEFECT, np.fmax(told, self.defect[where])))
 
 
+def strain_error(residual: Array, correction: Array, weight: float) -> Array:
+    """Errors d (…) of fields in units of strain, from r and M⁻¹r (…, N) and the weight |Y| scale."""
+    return np.asarray(np.sqrt(np.abs((residual * correction).sum(axis=-1)) / weight))
+
+
 def modified_newton(
     problem: CellProblem, factors: SharedFactors, start: Start, *, tolerance: float, scale: float, ledger: Ledger
 ) -> Corrected:
@@ -112,7 +117,7 @@ def modified_newton(
         active = active[np.isfinite(residual[active]).all(axis=1)]
         r = residual[active]
         correction = factors.solve(which[active], r)
-        size = np.sqrt(np.abs((r * correction).sum(axis=1)) / (problem.volume * scale))
+        size = strain_error(r, correction, problem.volume * scale)
         if iteration == 0:
             defect[active] = start.defects(active, size)
         rate = size / size_before[active]

@@ -15,7 +15,7 @@ import numpy as np
 from coupling.contract import Array
 from coupling.ledger import Ledger
 from solver_adapters.rve.cell_problem import CellProblem, Linearisation
-from solver_adapters.rve.modified_newton import LARGEST_DEFECT, LEFT, Corrected, Start
+from solver_adapters.rve.modified_newton import LARGEST_DEFECT, LEFT, Corrected, Start, strain_error
 from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
@@ -55,18 +55,15 @@ def renewing_newton(
     flux, tangent = np.full((n, m), np.nan), np.full((n, m, k), np.nan)
     error, which = np.full(n, np.inf), factors.assigned(g)
     untried = 0.0 if problem.linear else _UNTRIED  # the first correction ends at the solution, the flux is its
+    weight = problem.volume * scale
     active, before, last, defect = np.arange(n), w.copy(), np.full(n, np.nan), np.full(n, LARGEST_DEFECT)
-
-    def size_of(residual: Array, correction: Array) -> Array:
-        return np.asarray(np.sqrt(np.abs((residual * correction).sum(axis=-1)) / (problem.volume * scale)))
-
     for iteration in range(_MOST_ITERATIONS):
         for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):
             problem.residual(g[i], w[i], residual[i], history[i])
         ledger.count("rve/corrections", active.size)
         active = active[np.isfinite(residual[active]).all(axis=1)]
         correction = factors.solve(which[active], residual[active])
-        size = size_of(residual[active], correction)
+        size = strain_error(residual[active], correction, weight)
         if iteration == 0:
             defect[active] = start.defects(active, size)
         rate = size / last[active]
@@ -83,7 +80,7 @@ def renewing_newton(
             except ArithmeticError:
                 done[j] = True
                 continue
-            correction[j], size[j] = X[:, 0], size_of(system.right[:, 0], X[:, 0])
+            correction[j], size[j] = X[:, 0], strain_error(system.right[:, 0], X[:, 0], weight)
             if problem.border is None:
                 S[i], G = -X[:, 1:], np.asarray(system.right.T @ X / problem.volume)
                 tangent[i] = system.condensed(G)[1]

@@ -15,7 +15,7 @@ from solver_adapters.rve.cell_problem import CellProblem
 from solver_adapters.rve.factor import SymmetricFactor, refined
 from solver_adapters.rve.guesses import FluctuationGuesses, Starts
 from solver_adapters.rve.memory import Memory
-from solver_adapters.rve.modified_newton import DEFECT, LARGEST_DEFECT, Start, modified_newton
+from solver_adapters.rve.modified_newton import DEFECT, LARGEST_DEFECT, Start, modified_newton, strain_error
 from solver_adapters.rve.renewing_newton import renewing_newton
 from solver_adapters.rve.shared_factors import SharedFactors
 
@@ -169,8 +169,7 @@ class Sweep:
 
     def _size(self, residual: Array, which: NDArray[np.intp]) -> Array:
         """Errors (n,) of fields with residuals r (n, N) in units of strain."""
-        energy = (residual * self.factors.solve(which, residual)).sum(axis=1)
-        return np.asarray(np.sqrt(np.abs(energy) / (self.problem.volume * self.scale)))
+        return strain_error(residual, self.factors.solve(which, residual), self.problem.volume * self.scale)
 
     def _linear_response(self, reference: Array) -> tuple[Array, Array]:
         """Condensed tangent (m, k) and sensitivity (N, k) of a linear problem, by the factor of its stiffness."""
