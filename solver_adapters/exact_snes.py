@@ -32,6 +32,7 @@ from coupling.errors import ContractError
 from coupling.ledger import Ledger
 from coupling.two_level import two_level
 from solver_adapters.level import EVALUATE, Level
+from solver_adapters.macro.evaluation import largest_error
 from solver_adapters.macro.exact_newton import INNER, ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved
 from solver_adapters.macro.snes import newton
@@ -76,7 +77,7 @@ class ExactSNES:
         self.snes, self.fluxes = snes, list(fluxes)
         self.ledger = fluxes[0].ledger if ledger is None else ledger
         self.has_levels = any(two_level(flux.closure) is not None for flux in fluxes)
-        self._newton = ExactNewton()
+        self._newton = ExactNewton(history=any(flux.closure.spec.history for flux in self.fluxes))
         self._b: PETSc.Vec | None = None
         self.starts = SweptStarts(self._residual, self.fluxes, snes.getComm().tompi4py(), self.ledger)
 
@@ -240,7 +241,9 @@ class _Problem:
     def measure(self, level: Level) -> Measured | None:
         """The swept residual."""
         self.norm = self._residual.norm(self._x, self._r, level)
-        return Measured(self.norm, self._target, self._residual.scale) if np.isfinite(self.norm) else None
+        if not np.isfinite(self.norm):
+            return None
+        return Measured(self.norm, self._target, self._residual.scale, largest_error(self._exact.fluxes, self._comm))
 
     def go_back(self) -> None:
         """The start and the committed states."""

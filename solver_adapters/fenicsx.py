@@ -38,7 +38,7 @@ from coupling.ledger import Ledger
 from coupling.two_level import two_level
 from solver_adapters.level import EVALUATE, Level
 from solver_adapters.macro.closure_flux import ClosureFlux
-from solver_adapters.macro.evaluation import evaluate_fluxes, measure_magnitudes
+from solver_adapters.macro.evaluation import evaluate_fluxes, largest_error, measure_magnitudes
 from solver_adapters.macro.exact_newton import INNER, ExactNewton, Measured
 from solver_adapters.macro.load_stepping import Solved, StepRecord, load_steps
 from solver_adapters.macro.quadrature import QuadraturePoints
@@ -136,7 +136,9 @@ class MultiscaleProblem:
         self._force_scale = ForceScale()
         self._level, self._dt = EVALUATE, 1.0
         has_levels = any(two_level(flux.closure) is not None for flux in self.fluxes)
-        self._exact_newton = ExactNewton() if has_levels else None
+        self._exact_newton = (
+            ExactNewton(history=any(flux.closure.spec.history for flux in self.fluxes)) if has_levels else None
+        )
         self._starts = SweptStarts(self._residual_at, self.fluxes, self.comm, self.ledger)
         self.on_sweep: Callable[[Measured], None] | None = None
         self._start = self.solution.copy()
@@ -217,7 +219,8 @@ class MultiscaleProblem:
         norm, (rtol, atol, *_) = self._starts.norm(self._x, self._b, level), self.snes.getTolerances()
         if not np.isfinite(norm):
             return None
-        measured = Measured(norm, max(atol, rtol * self._force_scale.scale), self._force_scale.scale)
+        scale, error = self._force_scale.scale, largest_error(self.fluxes, self.comm)
+        measured = Measured(norm, max(atol, rtol * scale), scale, error)
         if self.on_sweep is not None:
             self.on_sweep(measured)
         return measured

@@ -31,7 +31,7 @@ class Cubic:
         q = self.u + self.u**3 / 10
         self.anchor = self.u, q + min(error, abs(1.0 - q)) * (1.0 if q < 1.0 else -1.0), 1.0 + 0.3 * self.u**2
         self.swept.append(error)
-        return Measured(abs(self.anchor[1] - 1.0), max(self.atol, self.rtol), 1.0)
+        return Measured(abs(self.anchor[1] - 1.0), max(self.atol, self.rtol), 1.0, error)
 
     def go_back(self) -> None:
         self.u, self.anchor = 0.0, (0.0, 0.0, 1.0)
@@ -71,7 +71,7 @@ class Hopeless(Cubic):
 
     def measure(self, level: Level) -> Measured:
         self.swept.append(self.u)
-        return Measured(0.9, self.rtol, 1.0)
+        return Measured(0.9, self.rtol, 1.0, level.tolerance)
 
 
 @pytest.mark.parametrize(("believed", "swept"), [(False, [1.0]), (True, [2.0, 1.0])])
@@ -79,3 +79,27 @@ def test_a_failed_attempt_is_not_repeated(believed, swept):
     problem = Hopeless(1e-9, 0.0, believed=believed)
     assert ExactNewton().solve(problem) is None
     assert problem.swept == swept
+
+
+@dataclass
+class Linear(Cubic):
+    """q(u) = u, whose sweeps are exact whatever they are asked for."""
+
+    def measure(self, level: Level) -> Measured:
+        self.swept.append(level.tolerance)
+        return Measured(abs(self.u - 1.0), self.rtol, 1.0, 0.0)
+
+
+def test_fluxes_that_are_exact_already_are_not_swept_again():
+    problem = Linear(1e-9, 0.0)
+    assert ExactNewton(history=True).solve(problem) is not None
+    assert len(problem.swept) == 1
+
+
+def test_with_history_every_step_begins_with_a_rough_sweep():
+    newton = ExactNewton(history=True)
+    for _ in range(3):
+        problem = Cubic(1e-9, 0.0)
+        assert newton.solve(problem) is not None
+        assert problem.swept[0] > 0.01
+        assert problem.swept[-1] <= 0.25e-9

@@ -13,6 +13,7 @@ import numpy as np
 from coupling.agreement import together
 from coupling.contract import Array
 from coupling.ledger import Ledger
+from coupling.two_level import two_level
 from solver_adapters.closure_points import ClosurePoints
 from solver_adapters.level import EVALUATE, Level
 
@@ -68,6 +69,16 @@ def measure_magnitudes(fluxes: Sequence[ClosurePoints], comm: MPI.Comm) -> None:
     comm.Allreduce(MPI.IN_PLACE, sums)
     for (square, stiffness, n), flux in zip(sums, fluxes, strict=True):
         flux.magnitude = float(np.sqrt(max(square, 1e-12 * stiffness) / max(n, 1.0)))
+
+
+def largest_error(fluxes: Sequence[ClosurePoints], comm: MPI.Comm) -> float:
+    """Largest estimated error of the fluxes that were swept last, relative to their magnitudes (collective)."""
+    errors = [
+        float(flux.response.uncertainty.max(initial=0.0)) / flux.magnitude
+        for flux in fluxes
+        if flux.response.uncertainty is not None and two_level(flux.closure) is not None
+    ]
+    return float(comm.allreduce(max(errors, default=0.0), op=MPI.MAX))
 
 
 def _evaluate(flux: ClosurePoints, gradient: Array, dt: float, ledger: Ledger, level: Level) -> Exception | None:

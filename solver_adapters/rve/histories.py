@@ -33,6 +33,7 @@ from coupling.errors import ContractError
 from solver_adapters.mandel import mandel
 from solver_adapters.rve.energies import Energy
 
+_YIELDING = 1.0 + 1e-12  # of q² to (σ₀ + H p)²: at the end of an increment they differ by round-off
 _INDEPENDENT = {2: (0, 1, 5), 3: (0, 1, 3, 4, 5)}  # Mandel components of a deviator, from which the others follow
 
 
@@ -68,7 +69,8 @@ class VonMisesPlasticity:
 
         W = ½ κ (tr ε)² + μ |e|² − ½ ⟨f⟩²/(3μ + H),   Δp = ⟨f⟩/(3μ + H),   εᵖ = εᵖ₀ + 3μ Δp e/q
 
-    which is the radial return (Simo & Hughes 1998, Computational Inelasticity, box 3.1). History: the independent
+    which is the radial return (Simo & Hughes 1998, Computational Inelasticity, box 3.1). On the yield surface, up to
+    round-off, where each increment begins, the tangent is the elastic one. History: the independent
     components of εᵖ in Mandel form, 11, 22, √2·12 in 2D and 11, 22, √2·23, √2·13, √2·12 in 3D (εᵖ₃₃ = −εᵖ₁₁ − εᵖ₂₂),
     and the equivalent plastic strain p.
 
@@ -101,7 +103,7 @@ class VonMisesPlasticity:
         """Incremental potential and (εᵖ, p) at the strain tensor."""
         volume, trial, p = ufl.tr(strain), self._trial(strain, history), history[len(history) - 1]
         squared, strength = 6.0 * self.mu**2 * ufl.dot(trial, trial), self.yield_stress + self.hardening * p
-        flows = ufl.gt(squared, strength**2)
+        flows = ufl.gt(squared, _YIELDING * strength**2)
         q = ufl.sqrt(ufl.conditional(flows, squared, strength**2))
         excess, stiffness = q - strength, 3.0 * self.mu + self.hardening
         bulk = self.lmbda + 2.0 * self.mu / 3.0

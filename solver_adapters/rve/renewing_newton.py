@@ -20,6 +20,8 @@ from solver_adapters.rve.shared_factors import SharedFactors
 
 _MOST_ITERATIONS = 12
 _SLOW = 0.3  # contraction from which on a factor is renewed
+_ENOUGH = 3  # new factors at a point, after which it has to come closer with each of them
+_CLOSER = 0.5
 _UNTRIED = 10.0  # times the correction by a factor of unknown contraction is the error
 
 
@@ -35,7 +37,8 @@ def renewing_newton(
 ) -> tuple[Corrected, Array]:
     """Iterate until d = √(r·M⁻¹r/(|Y| scale)), the error of w in units of strain, is below ``tolerance``.
 
-    A point that diverges goes back to where it was before its factor is renewed.
+    A point that diverges goes back to where it was before its factor is renewed. One that new factors do not bring
+    closer any more is given up, since Newton's method with a line search has better prospects there.
 
     Args:
         problem: the RVE problem.
@@ -57,6 +60,7 @@ def renewing_newton(
     untried = 0.0 if problem.linear else _UNTRIED  # the first correction ends at the solution, the flux is its
     weight = problem.volume * scale
     active, before, last, defect = np.arange(n), w.copy(), np.full(n, np.nan), np.full(n, LARGEST_DEFECT)
+    renewals, least = np.zeros(n, dtype=int), np.full(n, np.inf)
     for iteration in range(_MOST_ITERATIONS):
         for i in active if iteration else np.flatnonzero(np.isnan(residual[:, 0])):
             problem.residual(g[i], w[i], residual[i], history[i])
@@ -69,9 +73,13 @@ def renewing_newton(
         rate = size / last[active]
         error[active] = np.where(np.isnan(rate), untried, 1.0) * size
         done, slow = error[active] <= tolerance, rate > _SLOW
+        stuck = slow & (renewals[active] >= _ENOUGH) & (size > _CLOSER * least[active])
+        least[active] = np.fmin(least[active], size)
         for i in active[done]:
             problem.flux(g[i], w[i], flux[i], history[i])
             flux[i] += (residual[i] @ S[i])[-m:] / problem.volume
+        done |= stuck
+        renewals[active[slow & ~done]] += 1
         for j in np.flatnonzero(slow & ~done):
             i = active[j]
             w[i] = before[i] if rate[j] > 1.0 else w[i]
