@@ -136,9 +136,8 @@ class MultiscaleProblem:
         self._force_scale = ForceScale()
         self._level, self._dt = EVALUATE, 1.0
         has_levels = any(two_level(flux.closure) is not None for flux in self.fluxes)
-        self._exact_newton = (
-            ExactNewton(history=any(flux.closure.spec.history for flux in self.fluxes)) if has_levels else None
-        )
+        history = any(flux.closure.spec.history for flux in self.fluxes)
+        self._exact_newton = ExactNewton(history=history) if has_levels else None
         self._starts = SweptStarts(self._residual_at, self.fluxes, self.comm, self.ledger)
         self.on_sweep: Callable[[Measured], None] | None = None
         self._start = self.solution.copy()

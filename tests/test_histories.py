@@ -170,7 +170,7 @@ def test_tangent_of_a_plastic_composite():
     state, g = walked(rve, 4)
     g = g + directions(4, 3, seed=3)
     answer = rve.evaluate(g, state, 1.0)
-    assert (np.abs(rve.features(answer.state) - rve.features(state))[:, -1] > 1e-5).all()
+    assert (np.abs(rve.features(answer.state) - rve.features(state))[:, -1] > 1e-4).all()
     h = 1e-8
     for j in range(3):
         plus, minus = (rve.evaluate(g + s * h * np.eye(3)[j], state, 1.0, answer.state).flux for s in (1, -1))

@@ -190,7 +190,10 @@ class _Trust:
         self._may_fail |= not success
 
     def expected(self, norms: Sequence[float]) -> float:
-        """Residual that the next sweep but one will leave after those with ``norms``, the first of them 1."""
+        """Permitted error of the next sweep's fluxes after residuals ``norms``, the first of them 1.
+
+        By experience that is what the next sweep but one will leave.
+        """
         done = len(norms)
         if done == 1 and self._may_fail:
             return _ROUGH
