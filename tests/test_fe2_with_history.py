@@ -60,6 +60,14 @@ def test_sweeps_take_fewer_factorisations():
     assert "macro/models refused" not in problem.ledger.gathered(WORLD).counts
 
 
+def test_after_a_load_that_stays_the_path_turns_as_in_a_classical_run():
+    """sin(0.4π) = sin(0.6π): the step between changes nothing but by errors of solves, which are not extrapolated."""
+    accuracy, loads = {"tolerance": 1e-6, "size": 0.15}, {"steps": 4, "amount": 6e-3, "cells": 3}
+    _, _, classical = pulled(rve(**accuracy), **loads)
+    _, _, ours = pulled(exact(rve(**accuracy), LinearElastic(*lame(90.0, 0.3))), **loads)
+    assert ours[-1].iterations <= classical[-1].iterations + 1
+
+
 class Failing(FailingClosure):
     """The same with sweeps."""
 

@@ -104,6 +104,30 @@ def test_previous_solution_as_the_guess():
     np.testing.assert_allclose(problem.guesses, [0.0, 0.5, 1.0, 1.5])
 
 
+class Drifting(Spring):
+    """1 at first, ``changed`` after every step."""
+
+    def __init__(self, changed):
+        super().__init__(None, None)
+        self.solution[:] = 1.0
+        self.changed = changed
+
+    def solve(self, dt):
+        self.guesses.append(self.solution[0])
+        self.solution[:] = self.changed
+        return Solved(0, "converged")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("largest", "extrapolated"), [(1e-3, True), (1e-9, False)])
+def test_errors_of_solves_are_not_extrapolated(largest, extrapolated):
+    """Nor on one rank alone: all of them extrapolate where any unknown of any rank changes."""
+    change = largest if comm.rank == comm.size - 1 else 1e-9
+    problem = Drifting(1.0 + change)
+    load_steps(problem, problem.apply, steps=2)
+    np.testing.assert_allclose(problem.guesses, [1.0, 1.0 + (2 if extrapolated else 1) * change], rtol=1e-14)
+
+
 def test_giving_up_restores_the_last_converged_step():
     problem = cubic(reach=0.3)
     problem.f = lambda x: np.where(x < 0.4, x + x**3, np.nan)

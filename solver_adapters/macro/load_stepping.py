@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from mpi4py import MPI
+
 import numpy as np
 
 from coupling.agreement import together
@@ -17,6 +19,8 @@ from coupling.guess import Bounds, Predictor
 from coupling.ledger import Ledger
 from coupling.predictors import DEGREES
 from coupling.predictors.polynomial import PolynomialPredictor
+
+_ERROR_OF_SOLVES = 1e-6  # relative to the largest unknown
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,9 @@ def load_steps(
     together; after a converged one the step doubles again, up to the full size. States are committed only on converged
     steps.
 
-    A step starts from the polynomial through the last converged solutions at the new λ. A predictor given as an object
-    is asked for a guess of the owned unknowns, which takes the place of the linear extrapolation where its residual is
+    A step starts from the polynomial through the last converged solutions at the new λ, or from the last solution where
+    that differs by no more than solves err (a millionth of the largest unknown). A predictor given as an object is
+    asked for a guess of the owned unknowns, which takes the place of the linear extrapolation where its residual is
     lower, or where it is admissible and the extrapolation is not (:func:`coupling.guess.better_start`); if the step
     does not converge from there, it starts again from the extrapolation before it is cut back.
 
@@ -171,8 +176,16 @@ class _Extrapolation:
         self._problem, self._polynomial = problem, PolynomialPredictor(degree)
 
     def extrapolate(self, load: float) -> None:
-        """Set the unknowns of the problem to the polynomial at a load."""
-        self._problem.solution[:] = self._polynomial.predict(np.array([[load]])).values[0]
+        """Set the unknowns of the problem, those of the last solution, to the polynomial at a load (collective).
+
+        They are left alone where that changes nothing but by errors of solves: these have no direction, and materials
+        with history would answer them by tangents of loading at one quadrature point, of unloading at the next.
+        """
+        last, next_ = self._problem.solution, self._polynomial.predict(np.array([[load]])).values[0]
+        largest = [np.abs(values).max(initial=0.0) for values in (next_ - last, last)]
+        change, magnitude = (self._problem.comm.allreduce(of_rank, op=MPI.MAX) for of_rank in largest)
+        if change > _ERROR_OF_SOLVES * magnitude:
+            last[:] = next_
 
     def solve(self, load: float, dt: float) -> Solved:
         """Solve from there over dt, the load applied."""

@@ -10,7 +10,7 @@ mean no good. Micro and macro Newton iterations, linear solves and time, each al
 learning.
 
 history: a square with plastic RVEs, loaded and unloaded, classically and in the exact mode with surrogates that know
-nothing of plasticity or mean no good.
+nothing of plasticity or mean no good; in 16 load steps, and in few large ones.
 
 cells: Newton iterations of RVEs that start cold, from zero and from predicted fields.
 
@@ -34,7 +34,13 @@ from demos.cook_runs import CASES, Case
 from tests.benchmarks.timing import show_goals, write_json
 from tests.benchmarks.warmstart_cells import compare_cold_starts
 from tests.benchmarks.warmstart_exact import classical, exact_variants, goals, learn, show_exact, unlearned_exact
-from tests.benchmarks.warmstart_history import compare_with_history
+from tests.benchmarks.warmstart_history import (
+    LARGE_STEPS,
+    SMALL_STEPS,
+    Square,
+    compare_large_steps,
+    compare_with_history,
+)
 from tests.benchmarks.warmstart_predictors import compare_predictors
 from tests.benchmarks.warmstart_runs import RTOL, Size, measure, show_costs
 from tests.benchmarks.warmstart_starts import earlier_runs, materials_with, start_variants
@@ -47,8 +53,6 @@ STARTS = 2000
 """Cold starts of each RVE."""
 
 PARTS = ("exact", "history", "cells", "predictors")
-HISTORY = {"8 points": (2, 16), "18 points": (3, 16), "338 points": (13, 16)}
-"""Cells of the square along a side, and load steps."""
 
 
 def case_of(name: str, *, quick: bool) -> tuple[Case, int]:
@@ -94,8 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results["exact"][name] = compare_on_membrane(name, size, quick=args.quick)
             write_json(args.json, results)
     if args.part in (None, "history"):
-        squares = {"8 points": (2, 4)} if args.quick else HISTORY
-        results["history"] = {n: compare_with_history(*square, size.repeats) for n, square in squares.items()}
+        small, large = ([Square(2, 4)],) * 2 if args.quick else (SMALL_STEPS, LARGE_STEPS)
+        results["history"] = {str(square): compare_with_history(square, size.repeats) for square in small}
+        write_json(args.json, results)
+        results["history, large steps"] = compare_large_steps(large, size.repeats)
         write_json(args.json, results)
     if args.part in (None, "cells"):
         starts = 100 if args.quick else STARTS
