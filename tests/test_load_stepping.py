@@ -104,17 +104,16 @@ def test_previous_solution_as_the_guess():
     np.testing.assert_allclose(problem.guesses, [0.0, 0.5, 1.0, 1.5])
 
 
-class Drifting(Spring):
-    """1 at first, ``changed`` after every step."""
+class Prescribed(Spring):
+    """Its solutions are known."""
 
-    def __init__(self, changed):
+    def __init__(self, *solutions):
         super().__init__(None, None)
-        self.solution[:] = 1.0
-        self.changed = changed
+        self.solutions = iter(solutions)
 
     def solve(self, dt):
         self.guesses.append(self.solution[0])
-        self.solution[:] = self.changed
+        self.solution[:] = next(self.solutions)
         return Solved(0, "converged")
 
 
@@ -123,9 +122,10 @@ class Drifting(Spring):
 def test_errors_of_solves_are_not_extrapolated(largest, extrapolated):
     """Nor on one rank alone: all of them extrapolate where any unknown of any rank changes."""
     change = largest if comm.rank == comm.size - 1 else 1e-9
-    problem = Drifting(1.0 + change)
-    load_steps(problem, problem.apply, steps=2)
-    np.testing.assert_allclose(problem.guesses, [1.0, 1.0 + (2 if extrapolated else 1) * change], rtol=1e-14)
+    problem = Prescribed(1.0, 1.0 + change, 1.0 + change)
+    load_steps(problem, problem.apply, steps=3)
+    third = 1.0 + (2 if extrapolated else 1) * change
+    np.testing.assert_allclose(problem.guesses, [0.0, 2.0, third], rtol=1e-14)
 
 
 def test_giving_up_restores_the_last_converged_step():

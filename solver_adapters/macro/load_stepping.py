@@ -20,7 +20,7 @@ from coupling.ledger import Ledger
 from coupling.predictors import DEGREES
 from coupling.predictors.polynomial import PolynomialPredictor
 
-_ERROR_OF_SOLVES = 1e-6  # relative to the largest unknown
+_ERROR_OF_SOLVES = 1e-6  # relative to the largest change so far
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def load_steps(
     steps.
 
     A step starts from the polynomial through the last converged solutions at the new λ, or from the last solution where
-    that differs by no more than solves err (a millionth of the largest unknown). A predictor given as an object is
-    asked for a guess of the owned unknowns, which takes the place of the linear extrapolation where its residual is
+    that differs by no more than solves err (a millionth of the largest change so far). A predictor given as an object
+    is asked for a guess of the owned unknowns, which takes the place of the linear extrapolation where its residual is
     lower, or where it is admissible and the extrapolation is not (:func:`coupling.guess.better_start`); if the step
     does not converge from there, it starts again from the extrapolation before it is cut back.
 
@@ -174,6 +174,7 @@ class _Extrapolation:
 
     def __init__(self, problem: LoadProblem, degree: int) -> None:
         self._problem, self._polynomial = problem, PolynomialPredictor(degree)
+        self._largest_change = 0.0
 
     def extrapolate(self, load: float) -> None:
         """Set the unknowns of the problem, those of the last solution, to the polynomial at a load (collective).
@@ -181,11 +182,11 @@ class _Extrapolation:
         They are left alone where that changes nothing but by errors of solves: these have no direction, and materials
         with history would answer them by tangents of loading at one quadrature point, of unloading at the next.
         """
-        last, next_ = self._problem.solution, self._polynomial.predict(np.array([[load]])).values[0]
-        largest = [np.abs(values).max(initial=0.0) for values in (next_ - last, last)]
-        change, magnitude = (self._problem.comm.allreduce(of_rank, op=MPI.MAX) for of_rank in largest)
-        if change > _ERROR_OF_SOLVES * magnitude:
-            last[:] = next_
+        change = self._polynomial.predict(np.array([[load]])).values[0] - self._problem.solution
+        largest = self._problem.comm.allreduce(np.abs(change).max(initial=0.0), op=MPI.MAX)
+        self._largest_change = max(self._largest_change, largest)
+        if largest > _ERROR_OF_SOLVES * self._largest_change:
+            self._problem.solution[:] += change
 
     def solve(self, load: float, dt: float) -> Solved:
         """Solve from there over dt, the load applied."""
