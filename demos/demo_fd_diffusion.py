@@ -175,7 +175,7 @@ def difference(one: March, other: March) -> float:
 
 
 def draw(marches: Mapping[str, March], path: Path) -> None:
-    """The last temperatures, and the work of each run over time."""
+    """The last temperatures, the iterations of each step, and what they cost the RVEs over time."""
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained", width_ratios=[1, 1.35, 1.35])
     theta = marches["previous step"].theta
     line = np.linspace(0.0, 1.0, len(theta))
@@ -184,15 +184,21 @@ def draw(marches: Mapping[str, March], path: Path) -> None:
     figure.colorbar(filled, ax=axes[0], label="temperature θ", shrink=0.8)
     axes[0].set(aspect="equal", xlabel="x", ylabel="y", title=f"after {PERIODS} periods")
     exact = {name: m for name, m in marches.items() if name != "polynomial flux"}
-    for shift, (name, m) in enumerate(exact.items()):
-        t = PERIODS * np.arange(1, len(m.iterations) + 1) / len(m.iterations)
-        axes[1].step(t, np.cumsum(m.iterations), where="post", label=name, color=f"C{shift}")
-        axes[2].step(t, m.factorisations, where="post", label=name, color=f"C{shift}")
-    axes[1].set(xlabel="time / period", ylabel="Newton iterations so far", title="iterations")
+    iterations = np.array([m.iterations for m in exact.values()])
+    t = PERIODS * np.arange(iterations.shape[1] + 1) / iterations.shape[1]
+    colours = matplotlib.colormaps["viridis"].resampled(int(iterations.max()) + 1)
+    shown = axes[1].pcolormesh(
+        t, np.arange(len(exact) + 1) - 0.5, iterations, cmap=colours, vmin=-0.5, vmax=iterations.max() + 0.5
+    )
+    figure.colorbar(shown, ax=axes[1], ticks=range(int(iterations.max()) + 1), shrink=0.8)
+    axes[1].set_yticks(range(len(exact)), [f"{name}: {m.iterations.sum()}" for name, m in exact.items()])
+    axes[1].invert_yaxis()
+    axes[1].set(xlabel="time / period", title="Newton iterations per step, and their sums")
+    for name, m in exact.items():
+        axes[2].step(t[1:], m.factorisations, where="post", label=name)
     axes[2].set(xlabel="time / period", ylabel="factorisations so far", title="what they cost the RVEs")
-    for ax in axes[1:]:
-        ax.legend(frameon=False)
-        ax.grid(alpha=0.3)
+    axes[2].legend(frameon=False)
+    axes[2].grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -206,7 +206,7 @@ class MultiscaleProblem:
 
     def iterate(self, level: Level) -> Solved | None:
         """Newton's method from the present iterate, closures asked at that level; None where it fails (collective)."""
-        self._level = level
+        self._level, self._failures = level, (0, [])
         self._force_scale.share = 1.0 if level == EVALUATE else INNER
         solved = newton(self.snes, None, self._x)
         self.count("macro/iterations", self.snes.getIterationNumber())

@@ -17,6 +17,8 @@ from coupling.closed_forms import ClosedFormSurrogate, FailingClosure
 from coupling.contract import Response, check_arguments
 from coupling.guess import Guess
 from coupling.ledger import merged
+from coupling.predictors.dmd import DMDPredictor
+from coupling.predictors.edmd import EDMDPredictor
 from demos.plate import Plate
 from solver_adapters.exact_snes import ExactSNES, exact_time_steps
 from solver_adapters.fenicsx_rve import PeriodicRVE
@@ -346,6 +348,15 @@ def test_time_steps(name, predictor):
         counts = exactly.ledger.gathered(WORLD).counts
         assert "macro/classical solves" not in counts
         assert counts["macro/exact sweeps"] <= 2.5 * 6
+
+
+@pytest.mark.parametrize("predictor", [DMDPredictor, EDMDPredictor])
+def test_dynamic_modes_start_time_steps(predictor):
+    """Through the period of the heating: the same temperatures with fewer iterations."""
+    classical, _ = plate(Conductor(), two_level=False, steps=50)
+    ours, _ = plate(Conductor(), two_level=False, predictor=predictor(window=30, comm=WORLD), steps=50)
+    assert np.abs(ours.temperatures() - classical.temperatures()).max() < 1e-6
+    assert ours.ts.getSNESIterations() < 0.9 * classical.ts.getSNESIterations()
 
 
 @pytest.mark.parametrize("predictor", ["linear", "tangent", "wild"])

@@ -128,6 +128,14 @@ def test_errors_of_solves_are_not_extrapolated(largest, extrapolated):
     np.testing.assert_allclose(problem.guesses, [0.0, 2.0, third], rtol=1e-14)
 
 
+def test_a_load_that_stays_from_the_start_is_not_extrapolated():
+    """A second leg, whose first step changes nothing."""
+    problem = Prescribed(1.0 + 1e-12, 2.0)
+    problem.solution[:] = 1.0
+    load_steps(problem, problem.apply, steps=2)
+    assert problem.guesses[1] == 1.0 + 1e-12
+
+
 def test_giving_up_restores_the_last_converged_step():
     problem = cubic(reach=0.3)
     problem.f = lambda x: np.where(x < 0.4, x + x**3, np.nan)

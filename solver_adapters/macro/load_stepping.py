@@ -21,6 +21,7 @@ from coupling.predictors import DEGREES
 from coupling.predictors.polynomial import PolynomialPredictor
 
 _ERROR_OF_SOLVES = 1e-6  # relative to the largest change so far
+_ROUND_OFF = 1e-10  # relative to the largest unknown
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,11 @@ def load_steps(
     steps.
 
     A step starts from the polynomial through the last converged solutions at the new λ, or from the last solution where
-    that differs by no more than solves err (a millionth of the largest change so far). A predictor given as an object
-    is asked for a guess of the owned unknowns, which takes the place of the linear extrapolation where its residual is
-    lower, or where it is admissible and the extrapolation is not (:func:`coupling.guess.better_start`); if the step
-    does not converge from there, it starts again from the extrapolation before it is cut back.
+    that differs by no more than solves err: a millionth of the largest change so far, of any unknown, so that unknowns
+    of different fields should not be of very different magnitudes. A predictor given as an object is asked for a guess
+    of the owned unknowns, which takes the place of the linear extrapolation where its residual is lower, or where it is
+    admissible and the extrapolation is not (:func:`coupling.guess.better_start`); if the step does not converge from
+    there, it starts again from the extrapolation before it is cut back.
 
     Args:
         problem: the problem, in equilibrium at λ = start.
@@ -183,9 +185,12 @@ class _Extrapolation:
         with history would answer them by tangents of loading at one quadrature point, of unloading at the next.
         """
         change = self._polynomial.predict(np.array([[load]])).values[0] - self._problem.solution
-        largest = self._problem.comm.allreduce(np.abs(change).max(initial=0.0), op=MPI.MAX)
+        largest, magnitude = (
+            self._problem.comm.allreduce(np.abs(values).max(initial=0.0), op=MPI.MAX)
+            for values in (change, self._problem.solution)
+        )
         self._largest_change = max(self._largest_change, largest)
-        if largest > _ERROR_OF_SOLVES * self._largest_change:
+        if largest > max(_ERROR_OF_SOLVES * self._largest_change, _ROUND_OFF * magnitude):
             self._problem.solution[:] += change
 
     def solve(self, load: float, dt: float) -> Solved:

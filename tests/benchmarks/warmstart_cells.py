@@ -46,6 +46,7 @@ def compare_cold_starts(name: str, case: Case, samples: int, starts: int) -> dic
             "mean iterations from zero": float(zero.mean()),
             "mean iterations from predicted fields": float(ours.mean()),
             "zero starts that fail": int(failed.sum()),
+            "predicted starts that fail alone": int((ours_failed & ~failed).sum()),
             "largest difference of fluxes": float(np.abs(fluxes - exact).max()),
             "goals": met,
         }

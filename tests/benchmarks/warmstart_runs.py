@@ -155,4 +155,4 @@ def show_costs(title: str, costs: Mapping[str, Mapping[str, Any]]) -> None:
         + [f"{cost['tip error']:.0e}"]
         for name, cost in costs.items()
     ]
-    show(f"{title} (ratio to the best without learning; * learned)", ["", *MEASURES.values(), "tip error"], rows)
+    show(f"{title} (each ratio to the least without learning; * learned)", ["", *MEASURES.values(), "tip error"], rows)
