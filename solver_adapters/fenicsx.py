@@ -168,7 +168,7 @@ class MultiscaleProblem:
         first of the states that are tried before a solve (:mod:`solver_adapters.macro.swept_starts`). NaN where the
         values are inadmissible at any point. u is at these values afterwards.
         """
-        self._dt, self._error, self._failures = dt, None, (0, [])
+        self._dt, self._error = dt, None
         self._x.array_w[:] = values
         if self.exact:
             error = self._starts.evaluate(self._x, self._b)
@@ -186,7 +186,7 @@ class MultiscaleProblem:
             Exception: what a closure raised, on its rank; RemoteRankError on the others.
         """
         self._start = self.solution.copy()
-        self._dt, self._error, self._failures = dt, None, (0, [])
+        self._dt, self._error = dt, None
         self._x.array_w[:] = self._start[: self._owned]
         self._starts.recalled(self._x)
         with self.ledger.phase("step"):

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, starmap
 from statistics import median
 from typing import Any
 
@@ -48,9 +48,8 @@ class Square:
 
 SMALL_STEPS = [Square(2, 16), Square(3, 16), Square(13, 16)]
 LARGE_STEPS = [
-    *(Square(2, *loads) for loads in product((3, 4, 5, 6, 8), (6e-3, 12e-3, 24e-3, 30e-3, 36e-3))),
-    *(Square(3, *loads) for loads in product((3, 4, 5, 6, 8), (6e-3, 12e-3, 24e-3, 30e-3, 36e-3))),
-    *(Square(6, *loads) for loads in product((4, 6), (6e-3, 24e-3, 36e-3))),
+    *starmap(Square, product((2, 3), (3, 4, 5, 6, 8), (6e-3, 12e-3, 24e-3, 30e-3, 36e-3))),
+    *starmap(Square, product((6,), (4, 6), (6e-3, 24e-3, 36e-3))),
 ]
 
 
